@@ -1,0 +1,1 @@
+"""The run: from plan to receipts. Relays and adds ciphertexts, holds no key."""

@@ -1,0 +1,50 @@
+"""What a run needs from its surroundings: a way to reach the parties and a place to record.
+
+`Channel` has three implementations: Flower (`coordinator/flower_channel.py`), the parties' own
+sockets, and memory (both in `simulations/local_federation.py`). Tests swap the transport, they do
+not patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+
+class Channel(Protocol):
+    """Carries signed frames; understands none of them."""
+
+    def exchange(self, frames: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
+        """Send one frame to each named party and return the replies that came in time.
+
+        A party that did not answer within `timeout_s` seconds, or whose transport reported an
+        error, is missing from the result.
+        """
+        ...
+
+
+class Recorder(Protocol):
+    """Where a run's progress goes. Phases: preflight, keys, round, evaluation, publication."""
+
+    def phase(self, name: str, round_number: int | None, total_rounds: int) -> None:
+        """A phase (and for 'round' which one, from 1) begins."""
+        ...
+
+    def exchange(
+        self,
+        phase: str,
+        round_number: int | None,
+        seconds: float,
+        bytes_up: Mapping[str, int],
+        bytes_down: Mapping[str, int],
+    ) -> None:
+        """One exchange ended: wall-clock seconds and frame bytes by party (up = from the party)."""
+        ...
+
+    def metric(self, name: str, value: float) -> None:
+        """A released figure of the run, such as the AUC of the noised evaluation."""
+        ...
+
+    def stop_requested(self) -> bool:
+        """True once an operator asked this run to stop; asked before every exchange."""
+        ...

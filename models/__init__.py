@@ -1,0 +1,1 @@
+"""What is learned, and the plan that both sides read."""

@@ -1,0 +1,67 @@
+"""Features: public ranges, units and transforms, so that no statistic needs to be shared.
+
+A training row depends on one customer's records and the public constants here, on nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+Transform = Literal["identity", "log1p"]
+
+
+class FeatureColumn(BaseModel):
+    """One column of a feature contract: every field is a public constant.
+
+    A number is clamped to [low, high], transformed, and mapped linearly to [0, 1]; a missing
+    number becomes `missing` (default: low). A category becomes one 0/1 column per entry of
+    `categories`; a value outside the list, or none, is all zeros.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    kind: Literal["number", "category"] = "number"
+    low: float = 0.0
+    high: float = 1.0
+    transform: Transform = "identity"
+    missing: float | None = None
+    categories: tuple[str, ...] = ()
+    unit: str = ""
+    group: str = "custom"
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kind == "category":
+            if not self.categories or len(set(self.categories)) != len(self.categories):
+                raise ValueError(f"column {self.name}: categories must be given, each once")
+            return self
+        if self.categories:
+            raise ValueError(f"column {self.name}: a number has no categories")
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"column {self.name}: low must be below high, both finite")
+        if self.transform == "log1p" and self.low < 0:
+            raise ValueError(f"column {self.name}: log1p needs low >= 0")
+        return self
+
+    @property
+    def width(self) -> int:
+        """Number of model inputs this column becomes."""
+        return len(self.categories) if self.kind == "category" else 1
+
+
+def scale_number(values: NDArray[np.float64], column: FeatureColumn) -> NDArray[np.float32]:
+    """Clamp, transform and map `values` (shape (n,), NaN = missing) to [0, 1] by public constants."""
+    fill = column.low if column.missing is None else column.missing
+    clamped = np.clip(np.nan_to_num(values, nan=fill), column.low, column.high)
+    low, high = column.low, column.high
+    if column.transform == "log1p":
+        clamped, low, high = np.log1p(clamped), math.log1p(low), math.log1p(high)
+    return ((clamped - low) / (high - low)).astype(np.float32)

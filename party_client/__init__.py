@@ -1,0 +1,1 @@
+"""One party's node: data, policy, training, ledger, profile store."""

@@ -1,0 +1,1 @@
+"""What a security reviewer must read: messages, signatures, mechanisms, ledger, encryption."""

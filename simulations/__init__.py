@@ -1,0 +1,1 @@
+"""Fake parties, the protocol as a story, local federations, experiments."""
