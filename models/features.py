@@ -6,11 +6,14 @@ A training row depends on one customer's records and the public constants here, 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from privacy.errors import DataError
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Transform = Literal["identity", "log1p"]
@@ -58,10 +61,45 @@ class FeatureColumn(BaseModel):
 
 
 def scale_number(values: NDArray[np.float64], column: FeatureColumn) -> NDArray[np.float32]:
-    """Clamp, transform and map `values` (shape (n,), NaN = missing) to [0, 1] by public constants."""
+    """Clamp, transform and map `values`, shape (n,), NaN = missing, to [0, 1] by public constants."""
     fill = column.low if column.missing is None else column.missing
     clamped = np.clip(np.nan_to_num(values, nan=fill), column.low, column.high)
     low, high = column.low, column.high
     if column.transform == "log1p":
         clamped, low, high = np.log1p(clamped), math.log1p(low), math.log1p(high)
     return ((clamped - low) / (high - low)).astype(np.float32)
+
+
+def scale(columns: Sequence[FeatureColumn], raw: Mapping[str, Any]) -> NDArray[np.float32]:
+    """Turn raw columns into model inputs, shape (n, sum of widths), every value in [0, 1].
+
+    `raw` maps each column's name to n values: numbers (NaN = missing) or category texts (None =
+    missing); a pandas frame will do. A row of the result depends on that row of `raw` only.
+    Raises DataError when a column is absent or the lengths differ.
+    """
+    blocks: list[NDArray[np.float32]] = []
+    for column in columns:
+        try:
+            values = raw[column.name]
+        except KeyError as error:
+            raise DataError(
+                f"feature column '{column.name}' is missing: map it in [source.columns]"
+            ) from error
+        if column.kind == "number":
+            numbers = np.asarray(values, dtype=np.float64)
+            blocks.append(scale_number(numbers, column)[:, np.newaxis])
+        else:
+            texts = np.asarray(values, dtype=object)
+            blocks.append(
+                np.stack([texts == category for category in column.categories], axis=1).astype(
+                    np.float32
+                )
+            )
+    if len({block.shape[0] for block in blocks}) != 1:
+        raise DataError("feature columns differ in length: give one value a customer in each")
+    return np.concatenate(blocks, axis=1)
+
+
+def width_of(columns: Sequence[FeatureColumn]) -> int:
+    """Number of model inputs that `columns` become: a public constant."""
+    return sum(column.width for column in columns)

@@ -1,0 +1,109 @@
+"""The joint model tags that a run may publish, and how a score becomes a tag's value.
+
+A tag speaks about one customer inside that customer's own party; it never crosses the border.
+Thresholds are public constants of the plan, so a value depends on that customer's score alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.plan import Plan
+from privacy.errors import DataError, PlanError
+
+Dimension = Literal["attribute", "behaviour", "preference", "value", "prediction"]
+ValueType = Literal["enum"]
+LEVELS = ("low", "medium", "high")
+
+
+@dataclass(frozen=True)
+class TagDefinition:
+    """What a tag is called, what it may hold, and which kind of task makes it.
+
+    `values` are in the order of a rising score.
+    """
+
+    name: str
+    display_name: str
+    display_name_zh: str
+    dimension: Dimension
+    value_type: ValueType
+    values: tuple[str, ...]
+    description: str
+    task: Literal["churn", "propensity"]
+
+
+CHURN_RISK = TagDefinition(
+    name="churn_risk",
+    display_name="Churn risk",
+    display_name_zh="流失风险",
+    dimension="prediction",
+    value_type="enum",
+    values=LEVELS,
+    description="How likely the customer is to buy nothing within the plan's horizon; "
+    "the score is the calibrated probability of churn.",
+    task="churn",
+)
+
+PURCHASE_PROPENSITY = TagDefinition(
+    name="purchase_propensity",
+    display_name="Purchase propensity",
+    display_name_zh="购买倾向",
+    dimension="prediction",
+    value_type="enum",
+    values=LEVELS,
+    description="How likely the customer is to buy within the plan's horizon; "
+    "the score is the calibrated probability of a purchase.",
+    task="propensity",
+)
+
+JOINT_TAGS: Mapping[str, TagDefinition] = MappingProxyType(
+    {tag.name: tag for tag in (CHURN_RISK, PURCHASE_PROPENSITY)}
+)
+
+
+def check_tags(plan: Plan) -> tuple[TagDefinition, ...]:
+    """The tags that `plan` publishes, in its order.
+
+    Raises PlanError for an unknown tag, one named twice, or one that another kind of task makes.
+    """
+    names = plan.publication.tags
+    if len(set(names)) != len(names):
+        raise PlanError("publication.tags: name every tag once")
+    return tuple(_fitting(name, plan.task.kind) for name in names)
+
+
+def _fitting(name: str, kind: str) -> TagDefinition:
+    tag = JOINT_TAGS.get(name)
+    if tag is None:
+        raise PlanError(
+            f"publication.tags: {name} is not a known tag; known are {', '.join(JOINT_TAGS)}"
+        )
+    if tag.task != kind:
+        raise PlanError(
+            f"publication.tags: {name} is made by a task of kind {tag.task}, "
+            f"not {kind}; remove it or change task.kind"
+        )
+    return tag
+
+
+def tag_values(
+    tag: TagDefinition, scores: NDArray[np.floating], thresholds: tuple[float, float]
+) -> list[str]:
+    """One value per score (shape (n,), each in [0, 1]).
+
+    For churn_risk a score is P(churn), for purchase_propensity P(purchase). A score equal to a
+    threshold takes the higher value. Raises DataError for a score that is no probability.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1 or not bool(np.all((values >= 0.0) & (values <= 1.0))):
+        raise DataError(f"scores of tag {tag.name}: a vector of numbers from 0 to 1 is needed")
+    positions = np.searchsorted(np.asarray(thresholds), values, side="right")
+    chosen: list[str] = np.asarray(tag.values)[positions].tolist()
+    return chosen

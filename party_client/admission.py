@@ -1,0 +1,115 @@
+"""Preflight at the party: may this plan run here, and is there budget for it?
+
+Everything is checked before any data is opened; the spend is reserved before that, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from models.catalogue import input_width
+from models.plan import Plan, parse_plan, plan_digest
+from models.tags import check_tags
+from models.training import Rows, Terms, held_out, party_terms
+from party_client import policy as rules
+from party_client.node import Node
+from party_client.sources import Examples
+from privacy.errors import BudgetExceeded, ConfigError, DataError, PolicyRefusal, ProtocolError
+from privacy.identity import fingerprint, verify_plan
+from privacy.messages import Preflight
+
+# Public reason codes of a refusal besides those of `party_client.policy`.
+BUDGET = "budget"
+MEMBERS = "members"
+PLAN_INVALID = "plan"
+
+
+@dataclass(frozen=True)
+class Admission:
+    """An accepted plan at this party, its terms, and the rows it may use."""
+
+    plan: Plan
+    digest: str
+    terms: Terms
+    examples: Examples
+    training: Rows
+    held_out: Rows
+
+
+def admit(node: Node, run: str, request: Preflight) -> Admission:
+    """Check, reserve, then open the data. Raises PolicyRefusal with a public reason code, and
+    leaves no reservation behind when it does."""
+    fresh_signature(node, run, request)
+    plan = parse_plan(request.plan)
+    check_tags(plan)
+    _check_cohort(node, plan, request.cohort)
+    rules.check(
+        node.policy,
+        plan,
+        requester_fingerprint=fingerprint(request.requester),
+        cohort_size=len(request.cohort),
+        party=node.party,
+    )
+    terms = party_terms(plan, node.public_size)
+    _reserve(node, run, plan, request.plan, terms)
+    try:
+        return _open_data(node, plan, plan_digest(request.plan), terms)
+    except (ConfigError, DataError) as error:
+        node.ledger.release(run)
+        raise PolicyRefusal(rules.DATA, str(error)) from error
+    except BaseException:
+        node.ledger.release(run)
+        raise
+
+
+def fresh_signature(node: Node, run: str, request: Preflight) -> None:
+    """Raise unless a requester pinned at join signed this plan for this run, unseen so far."""
+    pinned = {bytes.fromhex(one.public_key) for one in node.federation.requesters}
+    if request.requester not in pinned:
+        raise PolicyRefusal(rules.REQUESTER, "the plan's requester is not one pinned at join")
+    verify_plan(request.requester, request.requester_signature, run, request.plan)
+    if node.ledger.has_run(run):
+        raise ProtocolError("this run id has been used before; a run is never replayed")
+
+
+def _check_cohort(node: Node, plan: Plan, cohort: Mapping[str, bytes]) -> None:
+    confirmed = node.federation.confirmed
+    if cohort.get(node.party) != node.key.public:
+        raise ProtocolError("the cohort does not hold this party under its own key")
+    if any(confirmed.get(name) != public for name, public in cohort.items() if name != node.party):
+        raise PolicyRefusal(
+            MEMBERS,
+            "the cohort has a member whose key this party has not confirmed; "
+            "run: fedtags-party join",
+        )
+    if len(cohort) < plan.cohort.minimum:
+        raise PolicyRefusal(rules.COHORT, "the cohort is smaller than the plan's minimum")
+
+
+def _reserve(node: Node, run: str, plan: Plan, source: bytes, terms: Terms) -> None:
+    try:
+        node.ledger.reserve(
+            run, plan_digest=plan_digest(source), purpose=plan.purpose, mechanisms=terms.mechanisms
+        )
+    except BudgetExceeded as error:
+        raise PolicyRefusal(BUDGET, str(error)) from error
+
+
+def _open_data(node: Node, plan: Plan, digest: str, terms: Terms) -> Admission:
+    examples = node.source.training_examples(plan, node.party)
+    if examples.labels is None:
+        raise DataError("training rows need labels; check the plan's task and the source")
+    if examples.features.shape[1] != input_width(plan):
+        raise DataError("the source's columns do not have the width that the plan's features have")
+    if len(examples.customer_ids) < node.policy.minimum_customers:
+        raise DataError("fewer eligible customers than this party's policy demands")
+    rows = Rows(examples.features, examples.labels)
+    aside = held_out(examples.customer_ids, node.local_key, plan.evaluation.held_out)
+    for part in (rows[aside], rows[~aside]):
+        if len(set(part.labels.tolist())) < 2:
+            raise DataError(
+                "the label has one class only, in training or held-out rows; check the cut-off, "
+                "the horizon and the source's dates"
+            )
+    return Admission(plan, digest, terms, examples, rows[~aside], rows[aside])

@@ -1,0 +1,79 @@
+"""What a party's service is made of, opened once from its home folder and passed inward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from party_client.federation import PinnedFederation, load_federation
+from party_client.policy import Policy, load_policy
+from party_client.profile_store import ProfileStore
+from party_client.settings import load_settings
+from party_client.sources import Source, open_source
+from privacy.errors import ConfigError
+from privacy.identity import SigningKey
+from privacy.ledger import Ledger
+from privacy.randomness import Entropy, system_entropy
+
+
+@dataclass(frozen=True)
+class Node:
+    """One party's parts. The source rereads files that changed, so withdrawn consent counts.
+
+    `entropy` is the operating system's in service (`privacy.randomness`)."""
+
+    party: str
+    public_size: int
+    key: SigningKey
+    local_key: bytes
+    federation: PinnedFederation
+    policy: Policy
+    ledger: Ledger
+    source: Source
+    store: ProfileStore
+    reports: Path
+    entropy: Entropy
+
+    @property
+    def coordinator_public(self) -> bytes:
+        """The pinned key that signs the coordinator's messages."""
+        return bytes.fromhex(self.federation.coordinator.public_key)
+
+
+def open_node(home: Path, entropy: Entropy = system_entropy) -> Node:
+    """Open everything a run needs. Raises ConfigError, LedgerError or StoreError, each saying
+    which file and what to do."""
+    settings = load_settings(home)
+    policy = load_policy(settings.policy)
+    return Node(
+        party=settings.party,
+        public_size=settings.public_size,
+        key=SigningKey.load(settings.identity_key),
+        local_key=_local_key(settings.local_key),
+        federation=load_federation(home),
+        policy=policy,
+        ledger=open_ledger(settings.ledger, policy),
+        source=open_source(settings.source, home),
+        store=ProfileStore(settings.profile_store_url),
+        reports=settings.reports,
+        entropy=entropy,
+    )
+
+
+def open_ledger(path: Path, policy: Policy) -> Ledger:
+    """The party's ledger; a lifetime budget that the policy changed is recorded in it."""
+    ledger = Ledger(path)
+    ledger.amend(cap_epsilon=policy.budget.epsilon, cap_delta=policy.budget.delta)
+    return ledger
+
+
+def _local_key(path: Path) -> bytes:
+    try:
+        key = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read; restore it from backup: who is held out depends on it"
+        ) from error
+    if len(key) != 32:
+        raise ConfigError(f"{path} does not hold 32 bytes; restore it from backup")
+    return key

@@ -1,0 +1,222 @@
+"""A party's own policy: what may be computed on its customers, for whom, at what privacy cost.
+
+Everything is a list of what is allowed; what a list does not name is refused, and an empty list
+allows nothing. A plan is judged by its own public text and the proposed cohort before any data
+is opened. A threshold on private data (`minimum_customers`) refuses with one constant code, DATA.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.catalogue import GROUPS
+from models.plan import Plan, describe_validation_error
+from models.tags import JOINT_TAGS
+from privacy.errors import ConfigError, PolicyRefusal
+
+# Public reason codes. A requester sees the code alone; the message stays in the party's log.
+REQUESTER = "requester"  # the plan's requester is not on the party's list
+PURPOSE = "purpose"  # the plan's purpose is not allowed
+TASK = "task"  # the kind of task is not allowed
+FEATURES = "features"  # a feature group, or a column of a feature table, is not allowed
+FAMILY = "family"  # the model family is not allowed
+EPSILON = "epsilon"  # the plan asks for less privacy than the policy demands
+COHORT = "cohort"  # the cohort is too small, or does not name this party
+TWO_PARTY = "two-party"  # two parties, where the sum gives away the other's update
+TAGS = "tags"  # the plan publishes a tag that is not allowed
+DATA = "data"  # the one code for everything that depends on private data
+REASONS = (REQUESTER, PURPOSE, TASK, FEATURES, FAMILY, EPSILON, COHORT, TWO_PARTY, TAGS, DATA)
+
+_TEMPLATE = """\
+# fedtags party: policy. What may be computed on this party's customers, for whom, and at what
+# cost. Everything not named here is refused. Restart the service after a change
+# (fedtags-party stop, then start).
+format = 1
+
+# Who may request a run: fingerprints of the requesters' keys, as confirmed at join. An empty list
+# refuses everyone.
+requesters = {requesters}
+
+# What for: a plan names its purpose, and what this party's customers consented to decides which
+# may stand here.
+purposes = ["retention", "marketing"]
+
+# Kinds of task: "churn", "propensity", and "label" (a label column of a feature table).
+tasks = ["churn", "propensity"]
+
+# Groups of the event catalogue that a model may see.
+feature_groups = {groups}
+
+# For a feature table: names of the columns, the label among them, that a plan may use.
+feature_columns = []
+
+# Model families: "logistic", "mlp".
+model_families = ["logistic", "mlp"]
+
+# Tags that a run may write into the profile store.
+tags = {tags}
+
+# The most epsilon that one run may ask: training plus evaluation.
+max_epsilon_per_run = 2.0
+
+# The fewest parties, this one included, whose keys this party has confirmed.
+minimum_cohort = 3
+
+# With two parties the sum gives away this party's update to the other one: only differential
+# privacy protects it then.
+accept_two_party = false
+
+# With fewer eligible customers no run is accepted. This number is private: the refusal says only
+# "data".
+minimum_customers = 0
+
+# "automatic": a plan within this policy and the budget runs without asking a person.
+approval = "automatic"
+
+[budget]
+# For the lifetime of this ledger, over all runs: epsilon at this delta, for one customer at this
+# party. delta is at most 1 / (10 * public_size). A budget that is raised each year is a policy,
+# not mathematics; the ledger records every change.
+epsilon = 8.0
+delta = {delta}
+"""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Budget(_Section):
+    """The lifetime cap: `epsilon` at `delta` for one customer at this party, over all runs."""
+
+    epsilon: Annotated[float, Field(gt=0)]
+    delta: Annotated[float, Field(gt=0, lt=0.01)]
+
+
+class Policy(_Section):
+    """What policy.toml holds. Build it with `load_policy`."""
+
+    format: Literal[1]
+    requesters: frozenset[str]
+    purposes: frozenset[str]
+    tasks: frozenset[Literal["churn", "propensity", "label"]]
+    feature_groups: frozenset[str]
+    feature_columns: frozenset[str] = frozenset()
+    model_families: frozenset[Literal["logistic", "mlp"]]
+    tags: frozenset[str]
+    max_epsilon_per_run: Annotated[float, Field(gt=0)]
+    minimum_cohort: Annotated[int, Field(ge=2, le=15)]
+    accept_two_party: bool = False
+    minimum_customers: Annotated[int, Field(ge=0)] = 0
+    approval: Literal["automatic"]
+    budget: Budget
+
+
+def default_policy_text(requester_fingerprints: Sequence[str], public_size: int) -> str:
+    """The commented policy.toml that init writes. `public_size` is N^ (public)."""
+    return _TEMPLATE.format(
+        requesters=json.dumps(list(requester_fingerprints)),
+        groups=json.dumps(list(GROUPS)),
+        tags=json.dumps(list(JOINT_TAGS)),
+        delta=repr(1 / (10 * public_size)),
+    )
+
+
+def load_policy(path: Path) -> Policy:
+    """Read a policy. Raises ConfigError naming each wrong or unknown key and its rule."""
+    try:
+        return parse_policy(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"policy file {path} cannot be read ({error.strerror}); restore it, or copy the one "
+            "that `fedtags-party init` writes"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"policy file {path} is not UTF-8 text") from error
+
+
+def parse_policy(text: str) -> Policy:
+    """Validate a policy's TOML. Raises ConfigError naming each wrong or unknown key."""
+    try:
+        policy = Policy.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"policy.toml is not valid TOML: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(describe_validation_error("policy.toml", error)) from error
+    for key, named, known in (
+        ("feature_groups", policy.feature_groups, GROUPS),
+        ("tags", policy.tags, tuple(JOINT_TAGS)),
+    ):
+        if not named <= set(known):
+            raise ConfigError(f"policy.toml: {key}: unknown name; known are {', '.join(known)}")
+    return policy
+
+
+def check(
+    policy: Policy, plan: Plan, *, requester_fingerprint: str, cohort_size: int, party: str
+) -> None:
+    """Raise PolicyRefusal with a public reason code unless the policy allows all that is asked.
+
+    `requester_fingerprint` belongs to the key whose signature of the plan was verified;
+    `cohort_size` counts the parties, `party` included, whose keys are confirmed here. Reads no
+    data.
+    """
+    if requester_fingerprint not in policy.requesters:
+        raise PolicyRefusal(REQUESTER, "policy.toml: requesters does not list the plan's requester")
+    if plan.purpose not in policy.purposes:
+        raise PolicyRefusal(PURPOSE, f"policy.toml: purposes does not allow {plan.purpose}")
+    if plan.task.kind not in policy.tasks:
+        raise PolicyRefusal(TASK, f"policy.toml: tasks does not allow {plan.task.kind}")
+    _check_features(policy, plan)
+    if plan.model.family not in policy.model_families:
+        raise PolicyRefusal(
+            FAMILY, f"policy.toml: model_families does not allow {plan.model.family}"
+        )
+    _check_privacy(policy, plan)
+    _check_cohort(policy, plan, cohort_size, party)
+    if not set(plan.publication.tags) <= policy.tags:
+        raise PolicyRefusal(TAGS, "policy.toml: tags does not allow all tags of the plan")
+
+
+def _check_features(policy: Policy, plan: Plan) -> None:
+    if plan.features.columns:
+        named = {column.name for column in plan.features.columns}
+        allowed, key = policy.feature_columns, "feature_columns"
+    else:
+        named, allowed = set(plan.features.groups or GROUPS), policy.feature_groups
+        key = "feature_groups"
+    if not named <= allowed:
+        raise PolicyRefusal(FEATURES, f"policy.toml: {key} does not allow all that the plan uses")
+    if plan.task.label is not None and plan.task.label not in policy.feature_columns:
+        raise PolicyRefusal(
+            FEATURES, "policy.toml: feature_columns does not allow the plan's label"
+        )
+
+
+def _check_privacy(policy: Policy, plan: Plan) -> None:
+    # The sum of both is at least what they compose to: on the side of privacy.
+    if plan.privacy.epsilon + plan.privacy.evaluation_epsilon > policy.max_epsilon_per_run:
+        raise PolicyRefusal(
+            EPSILON,
+            "policy.toml: max_epsilon_per_run is below what the plan asks for training and "
+            f"evaluation; it is {policy.max_epsilon_per_run:g}",
+        )
+    if plan.privacy.delta is not None and plan.privacy.delta > policy.budget.delta:
+        raise PolicyRefusal(EPSILON, "policy.toml: budget.delta is below the plan's delta")
+
+
+def _check_cohort(policy: Policy, plan: Plan, cohort_size: int, party: str) -> None:
+    if plan.cohort.parties and party not in plan.cohort.parties:
+        raise PolicyRefusal(COHORT, f"the plan's cohort does not name {party}")
+    if cohort_size < policy.minimum_cohort:
+        raise PolicyRefusal(COHORT, "policy.toml: minimum_cohort is above the cohort's size")
+    if cohort_size <= 2 and not (policy.accept_two_party and plan.cohort.accept_two_party):
+        raise PolicyRefusal(
+            TWO_PARTY, "policy.toml and the plan must both set accept_two_party for two parties"
+        )

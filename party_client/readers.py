@@ -1,0 +1,255 @@
+"""Reads a party's own files through DuckDB, out of core: CSV and Parquet, never a whole file.
+
+The one doorway to DuckDB. A reader learns nothing from the data: types are declared (every text
+column is text), so the same file is read the same way whatever rows stand in it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import glob
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from models.tasks import text_literal
+from party_client.source_settings import SourceFile, TextFormat
+from privacy.errors import ConfigError, DataError
+
+Connection = Any  # duckdb.DuckDBPyConnection: the package ships no usable annotations
+FILE = "fedtags_file"
+MALFORMED = "fedtags_malformed"
+CSV_REJECTS = "csv_rejects"
+_CHUNK = 1 << 20
+_NUMBERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UINTEGER", "FLOAT", "DOUBLE", "DECIMAL"}
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A SELECT over the party's files and the declared DuckDB type of each of its own columns.
+
+    The SELECT yields these columns plus `FILE` (index into `files`) and `MALFORMED` (boolean).
+    """
+
+    sql: str
+    types: Mapping[str, str]
+    files: tuple[SourceFile, ...]
+
+
+def connect(memory_limit: str, threads: int, spill: Path) -> Connection:
+    """An empty DuckDB that spills to `spill` beyond `memory_limit` and loads no extension."""
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "memory_limit": memory_limit,
+            "threads": threads,
+            "temp_directory": str(spill),
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "preserve_insertion_order": "false",
+        },
+    )
+    return connection
+
+
+@contextmanager
+def data_errors(what: str) -> Iterator[None]:
+    """Turn DuckDB's errors into DataError, without DuckDB's text: it quotes rows."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException:
+        raise DataError(
+            f"{what} needs more memory than source.memory_limit, or more room in the party's "
+            "folder to spill to: raise the limit or free some space"
+        ) from None
+    except duckdb.Error as error:
+        raise DataError(
+            f"{what} cannot be read ({type(error).__name__}): check that the file is whole, is "
+            "CSV or Parquet as its name says, and that delimiter, quote and encoding are right"
+        ) from None
+
+
+def identifier(name: str) -> str:
+    """`name` as a quoted SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def read_files(
+    connection: Connection,
+    files: Sequence[SourceFile],
+    text: TextFormat,
+    home: Path,
+    scratch: Path,
+) -> Relation:
+    """Open the files named in settings, relative to `home`; text is re-encoded into `scratch`.
+
+    Raises ConfigError for a path that names no file, DataError for a file that is empty or whose
+    header cannot be read.
+    """
+    opened: list[tuple[str, Mapping[str, str]]] = []
+    expanded: list[SourceFile] = []
+    for wanted in files:
+        for path in _expand(wanted.path, home):
+            if path.suffix.lower() in (".parquet", ".pq"):
+                opened.append(_open_parquet(connection, path))
+            else:
+                opened.append(_open_text(path, text, scratch))
+            expanded.append(wanted.model_copy(update={"path": str(path)}))
+    types: dict[str, str] = {}
+    for _, own in opened:
+        for name, kind in own.items():
+            types[name] = _common_type(types.get(name, kind), kind)
+    selects = []
+    for number, (sql, own) in enumerate(opened):
+        columns = ", ".join(
+            f"CAST({identifier(name) if name in own else 'NULL'} AS {kind}) AS {identifier(name)}"
+            for name, kind in types.items()
+        )
+        malformed = MALFORMED if MALFORMED in sql else "false"
+        selects.append(
+            f"SELECT {number} AS {FILE}, {malformed} AS {MALFORMED}, {columns} FROM ({sql})"
+        )
+    return Relation("\nUNION ALL\n".join(selects), types, tuple(expanded))
+
+
+def file_stamps(files: Sequence[SourceFile], home: Path) -> tuple[tuple[str, int, int], ...]:
+    """Path, size and time of change of every file that `files` name now.
+
+    Raises ConfigError for a path that names no file.
+    """
+    stamps = []
+    for wanted in files:
+        for path in _expand(wanted.path, home):
+            status = path.stat()
+            stamps.append((str(path), status.st_size, status.st_mtime_ns))
+    return tuple(stamps)
+
+
+def _common_type(first: str, second: str) -> str:
+    """The type that holds both: 13085 in one file and 13085.0 in another are one customer."""
+    if first == second:
+        return first
+    kinds = {first.split("(")[0], second.split("(")[0]}
+    if kinds <= _NUMBERS:
+        return "DOUBLE"
+    return "TIMESTAMP" if kinds <= {"DATE", "TIMESTAMP", "TIMESTAMP_NS"} else "VARCHAR"
+
+
+def _expand(pattern: str, home: Path) -> list[Path]:
+    full = str(home / pattern)
+    found = (
+        [Path(name) for name in sorted(glob.glob(full))] if glob.has_magic(full) else [Path(full)]
+    )
+    found = [path for path in found if path.is_file()]
+    if not found:
+        raise ConfigError(
+            f"source file {pattern} does not exist: check source.path in party.toml (it is "
+            "relative to the party's folder)"
+        )
+    return found
+
+
+def _open_parquet(connection: Connection, path: Path) -> tuple[str, dict[str, str]]:
+    sql = f"SELECT * FROM read_parquet({text_literal(str(path))})"
+    with data_errors(f"source file {path.name}"):
+        described = connection.execute(f"DESCRIBE {sql}").fetchall()
+    return sql, {row[0]: row[1] for row in described}
+
+
+def _open_text(path: Path, text: TextFormat, scratch: Path) -> tuple[str, dict[str, str]]:
+    readable = _as_utf8(path, text.encodings, scratch)
+    with readable.open(encoding="utf-8", newline="") as lines:
+        first = next((line for line in lines if line.strip()), "")
+    if text.delimiter == "space":
+        fields = first.split()
+    else:
+        fields = next(csv.reader([first], delimiter=text.delimiter, quotechar=text.quote or None))
+    if not fields:
+        raise DataError(f"source file {path.name} is empty: export it again")
+    names = [f.strip() for f in fields]
+    if not text.has_header:
+        names = [f"#{i}" for i in range(1, len(fields) + 1)]
+    elif len(set(names)) != len(names) or not all(names):
+        raise DataError(
+            f"source file {path.name} has an empty or repeated column name: correct its header, "
+            "or set has_header = false and map columns by position"
+        )
+    skip = int(text.has_header)
+    if text.delimiter == "space":
+        return _blank_separated_sql(readable, names, skip), dict.fromkeys(names, "VARCHAR")
+    columns = ", ".join(f"{text_literal(name)}: 'VARCHAR'" for name in names)
+    # strict_mode: without it an unclosed quote swallows the rest of the file as one good row.
+    sql = (
+        f"SELECT * FROM read_csv({text_literal(str(readable))}, auto_detect=false, header=false, "
+        f"skip={skip}, delim={text_literal(text.delimiter)}, quote={text_literal(text.quote)}, "
+        f"escape={text_literal(text.quote)}, columns={{{columns}}}, strict_mode=true, "
+        f"ignore_errors=true, store_rejects=true, rejects_table='{CSV_REJECTS}', "
+        "rejects_limit=0)"
+    )
+    return sql, dict.fromkeys(names, "VARCHAR")
+
+
+def _blank_separated_sql(path: Path, names: Sequence[str], skip: int) -> str:
+    columns = ", ".join(
+        f"parts[{position}] AS {identifier(name)}" for position, name in enumerate(names, start=1)
+    )
+    return (
+        f"SELECT len(parts) <> {len(names)} AS {MALFORMED}, {columns} FROM ("
+        "SELECT regexp_split_to_array(trim(line, ' ' || chr(9) || chr(13)), '\\s+') AS parts "
+        f"FROM read_csv({text_literal(str(path))}, auto_detect=false, header=false, skip={skip}, "
+        "delim=chr(31), quote='', escape='', columns={'line': 'VARCHAR'}) "
+        "WHERE trim(line, ' ' || chr(9) || chr(13)) <> '')"
+    )
+
+
+def _as_utf8(path: Path, encodings: Sequence[str], scratch: Path) -> Path:
+    """The file itself where it is clean UTF-8, else a copy in `scratch` decoded line by line.
+
+    A line that fits no encoding keeps its readable part; each byte that does not becomes U+FFFD,
+    by which the row is found and set aside later.
+    """
+    if codecs.lookup(encodings[0]).name in ("utf-8", "ascii") and _is_clean_utf8(path):
+        return path
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", newline="", dir=scratch, suffix=".csv", delete=False
+    ) as copy:
+        if "\n".encode(encodings[0]) != b"\n":
+            with path.open(encoding=encodings[0], errors="replace", newline="") as wide:
+                copy.writelines(wide)
+        else:
+            with path.open("rb") as lines:
+                for number, line in enumerate(lines):
+                    line = line.removeprefix(codecs.BOM_UTF8) if number == 0 else line
+                    copy.write(_decode(line, encodings))
+    return Path(copy.name)
+
+
+def _decode(line: bytes, encodings: Sequence[str]) -> str:
+    for encoding in encodings:
+        try:
+            return line.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return line.decode(encodings[0], errors="replace")
+
+
+def _is_clean_utf8(path: Path) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with path.open("rb") as file:
+        try:
+            chunk = file.read(_CHUNK)
+            if chunk.startswith(codecs.BOM_UTF8):
+                return False
+            while chunk:
+                decoder.decode(chunk)
+                chunk = file.read(_CHUNK)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return False
+    return True

@@ -1,0 +1,55 @@
+"""A party's own report of a run: exact figures, for its own eyes, in HOME/reports (mode 0600)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from models.evaluation import auc, histogram_auc, top_decile_lift
+from party_client.node import Node
+from party_client.publication import FinishedRun
+from privacy.accounting import epsilon
+
+
+def write_report(node: Node, run: FinishedRun, tags_written: int) -> Path:
+    """Write HOME/reports/RUN.json. Nothing in it is ever sent: counts and AUC are exact."""
+    admission = run.admission
+    terms = admission.terms
+    scores = run.scores(admission.held_out.features)
+    labels = admission.held_out.labels
+    state = node.ledger.state()
+    report: dict[str, Any] = {
+        "run": run.run_id,
+        "plan": admission.plan.name,
+        "plan_digest": admission.digest,
+        "model_digest": run.model_digest,
+        "party": node.party,
+        "parties": list(run.parties),
+        "unit_of_privacy": "one customer at one party, add/remove adjacency",
+        "public_size": terms.public_size,
+        "customers": admission.examples.customers,
+        "consented": admission.examples.consented,
+        "eligible": len(admission.examples.customer_ids),
+        "rejected": dict(admission.examples.rejected),
+        "held_out": len(labels),
+        "epsilon_run": epsilon(terms.mechanisms, terms.delta),
+        "epsilon_training": epsilon([terms.training], terms.delta),
+        "epsilon_evaluation": epsilon([terms.evaluation], terms.delta),
+        "delta": terms.delta,
+        "epsilon_spent": node.ledger.spent(),
+        "epsilon_left": node.ledger.remaining(),
+        "budget_epsilon": state.cap_epsilon,
+        "budget_delta": state.cap_delta,
+        "joint_auc": auc(scores, labels),
+        "joint_lift": top_decile_lift(scores, labels),
+        "released_auc": histogram_auc(run.evaluation),
+        "tags_written": tags_written,
+    }
+    node.reports.mkdir(mode=0o700, exist_ok=True)
+    path = node.reports / f"{run.run_id}.json"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(report, file, indent=2)
+    return path

@@ -1,0 +1,143 @@
+"""The resident party service: data, policy, training, keys and ledger behind one socket.
+
+It treats its socket as a hostile coordinator. `answer` takes any bytes: a message that the pinned
+coordinator signed, bound to a plan that a pinned requester signed, in its one place in the run,
+gets its reply; the same bytes again get the same reply; all else gets one constant refusal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import threading
+from pathlib import Path
+
+from party_client.node import Node, open_node
+from party_client.session import Session, begin
+from party_client.socket_server import serve
+from privacy.errors import FedtagsError, ProtocolError
+from privacy.ledger import Ledger
+from privacy.messages import (
+    REFUSAL,
+    Abort,
+    Acknowledged,
+    Preflight,
+    read,
+)
+from privacy.randomness import Entropy, system_entropy
+
+LOG = logging.getLogger(__name__)
+
+
+class PartyService:
+    """Answers frames, one at a time; at most one run is active."""
+
+    def __init__(self, home: Path, entropy: Entropy = system_entropy) -> None:
+        self.node: Node = open_node(home, entropy)
+        self._session: Session | None = None
+        self._last: tuple[bytes, bytes] | None = None
+        self._lock = threading.Lock()
+        settle(self.node.ledger)  # what a crash left open
+
+    def answer(self, frame: bytes) -> bytes:
+        """The reply to `frame`; never raises, whatever the bytes."""
+        with self._lock:
+            if self._last is not None and self._last[0] == frame:
+                return self._last[1]
+            before = self._progress()
+            try:
+                reply = self._answer(frame)
+            except ProtocolError as error:
+                # A forged or misplaced message changes nothing and must not end a run; one that
+                # was accepted into the run and then failed a check does.
+                LOG.warning("refused a message: %s", error)
+                if self._progress() != before:
+                    self._end()
+                return REFUSAL
+            except FedtagsError as error:
+                LOG.error("the run ended here: %s", error)
+                self._end()
+                return REFUSAL
+            except Exception:
+                LOG.exception("the run ended here by an error of this software")
+                self._end()
+                return REFUSAL
+            self._last = (frame, reply)
+            return reply
+
+    def close(self) -> None:
+        """End an active run and give up what is open."""
+        with self._lock:
+            self._end()
+            self.node.source.close()
+            self.node.store.close()
+
+    def _answer(self, frame: bytes) -> bytes:
+        envelope = read(frame, self.node.coordinator_public)
+        if envelope.type == Preflight.kind:
+            return self._begin(frame)
+        session = self._session
+        if session is None:
+            raise ProtocolError("no run is active here")
+        if envelope.type == Abort.kind:
+            reason = session.talk.hear_abort(frame)
+            LOG.warning("the coordinator ended run %s: %s", session.run, reason)
+            reply = session.talk.say(Acknowledged(), 0, begins=False)
+            self._end()
+            return reply
+        reply = session.answer(frame)
+        if session.ended:
+            LOG.info("run %s finished", session.run)
+            self._session = None
+        return reply
+
+    def _begin(self, frame: bytes) -> bytes:
+        """A preflight, signed by the coordinator. An unfinished earlier run ends: the coordinator
+        runs one at a time, and could have aborted it."""
+        self._end()
+        self._session, reply = begin(self.node, frame)
+        if self._session is not None:
+            LOG.info("run %s accepted", self._session.run)
+        return reply
+
+    def _progress(self) -> tuple[str, int] | None:
+        session = self._session
+        return None if session is None else (session.run, session.talk.sequence)
+
+    def _end(self) -> None:
+        """Drop the active run and its keys."""
+        session, self._session = self._session, None
+        if session is not None:
+            settle(self.node.ledger)
+
+
+def settle(ledger: Ledger) -> None:
+    """End every open run in the ledger: refund what never touched data, close the rest as failed."""
+    for name, run in ledger.state().runs.items():
+        if run.state == "reserved":
+            if run.touched:
+                ledger.close(name, outcome="failed")
+            else:
+                ledger.release(name)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m party_client.service --home DIR`: serve until SIGTERM."""
+    parser = argparse.ArgumentParser(prog="party_client.service")
+    parser.add_argument("--home", type=Path, required=True)
+    home: Path = parser.parse_args(arguments).home
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    try:
+        service = PartyService(home)
+        serve(service.answer, home / "run" / "service.sock", service.close)
+    except FedtagsError as error:
+        LOG.error("%s", error)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

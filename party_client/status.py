@@ -1,0 +1,68 @@
+"""What an operator wants to know of a party's node, read from its home folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from party_client.federation import FEDERATION_NAME, load_federation
+from party_client.processes import child_pid, service_answers, supervisor_pid
+from party_client.settings import PartySettings
+from privacy.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class Status:
+    """`epsilon_*` at the ledger's delta for one customer at this party, over all runs."""
+
+    party: str
+    running: bool
+    service_up: bool
+    supernode_up: bool
+    federation: str | None
+    members: int
+    members_confirmed: int
+    epsilon_budget: float
+    epsilon_spent: float
+    epsilon_left: float
+    delta: float
+    last_run: str | None
+    last_run_state: str | None
+    last_report_at: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return dataclasses.asdict(self)
+
+
+def read_status(settings: PartySettings) -> Status:
+    """Look; changes nothing. Raises LedgerError if the ledger is corrupt."""
+    federation = None
+    if (settings.home / FEDERATION_NAME).exists():
+        federation = load_federation(settings.home)
+    ledger = Ledger(settings.ledger)
+    state = ledger.state()
+    last_run = next(reversed(state.runs), None)
+    return Status(
+        party=settings.party,
+        running=supervisor_pid(settings.home) is not None,
+        service_up=service_answers(settings.socket),
+        supernode_up=child_pid(settings.home, "supernode") is not None,
+        federation=federation.federation if federation else None,
+        members=len(federation.members) if federation else 0,
+        members_confirmed=len(federation.confirmed) if federation else 0,
+        epsilon_budget=state.cap_epsilon,
+        epsilon_spent=ledger.spent(),
+        epsilon_left=ledger.remaining(),
+        delta=state.cap_delta,
+        last_run=last_run,
+        last_run_state=state.runs[last_run].state if last_run else None,
+        last_report_at=_last_report(settings),
+    )
+
+
+def _last_report(settings: PartySettings) -> str | None:
+    times = [path.stat().st_mtime for path in settings.reports.glob("*.json")]
+    return datetime.fromtimestamp(max(times), UTC).isoformat(timespec="seconds") if times else None

@@ -1,0 +1,203 @@
+"""`fedtags-party tags`: read the tags in this party's own profile store."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import make_url
+
+from models.tags import JOINT_TAGS
+from party_client.profile_store import ProfileStore, TagRecord
+from party_client.settings import DEFAULT_HOME, HOME_VARIABLE, load_settings
+from privacy.errors import ConfigError, StoreError
+
+app = typer.Typer(help="Read this party's own tags.", no_args_is_help=True)
+
+EXPORT_COLUMNS = (
+    "customer",
+    "tag",
+    "value",
+    "score",
+    "valid_until",
+    "run_id",
+    "plan_digest",
+    "model_digest",
+    "published_at",
+    "as_of",
+)
+
+
+class ShowFormat(StrEnum):
+    """How one customer's tags are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+class ExportFormat(StrEnum):
+    """How many customers' tags are written."""
+
+    CSV = "csv"
+    JSON = "json"
+
+
+@app.command("show")
+def show(
+    context: typer.Context,
+    customer: Annotated[str, typer.Argument(help="The customer's id at this party.")],
+    output_format: Annotated[
+        ShowFormat, typer.Option("--format", help="table, or json for scripts.")
+    ] = ShowFormat.TABLE,
+) -> None:
+    """Print all tags of one customer, with where they come from; expired ones are marked."""
+    with _store(context) as store:
+        records = store.show(customer)
+    if output_format is ShowFormat.JSON:
+        typer.echo(json.dumps([record_data(record) for record in records], indent=2))
+    elif records:
+        Console().print(_table(records))
+    else:
+        typer.echo("no tag is stored for this customer")
+
+
+@app.command("export")
+def export(
+    context: typer.Context,
+    tag: Annotated[str, typer.Option(help="A tag's name, or name=value such as churn_risk=high.")],
+    output: Annotated[
+        Path | None, typer.Option(help="A file to write (mode 0600); by default standard output.")
+    ] = None,
+    output_format: Annotated[
+        ExportFormat, typer.Option("--format", help="csv or json.")
+    ] = ExportFormat.CSV,
+) -> None:
+    """Write one tag of every customer who has it. Expired tags are left out.
+
+    Values are written as they are stored. An id that begins with = + - or @ is text: import the
+    CSV's first column as text where a spreadsheet would run it as a formula.
+    """
+    name, value = _wanted(tag)
+    with _store(context) as store, _sink(output) as file:
+        records = store.export(name, value)
+        if output_format is ExportFormat.CSV:
+            _write_csv(records, file)
+        else:
+            _write_json(records, file)
+
+
+def record_data(record: TagRecord) -> dict[str, Any]:
+    """One tag with its provenance as plain data, days and times in ISO 8601."""
+    source = record.publication
+    return {
+        "customer": record.customer,
+        "tag": record.tag,
+        "value": record.value,
+        "score": record.score,
+        "status": record.status,
+        "valid_until": record.valid_until.isoformat(),
+        "run_id": source.run_id,
+        "plan_digest": source.plan_digest,
+        "model_digest": source.model_digest,
+        "parties": list(source.parties),
+        "epsilon": source.epsilon,
+        "delta": source.delta,
+        "published_at": source.published_at.isoformat(),
+        "as_of": source.as_of.isoformat(),
+    }
+
+
+def _wanted(text: str) -> tuple[str, str | None]:
+    name, separator, value = text.partition("=")
+    definition = JOINT_TAGS.get(name)
+    if definition is None:
+        raise ConfigError(f"--tag: unknown tag; known are {', '.join(JOINT_TAGS)}")
+    if not separator:
+        return name, None
+    if value not in definition.values:
+        raise ConfigError(f"--tag: {name} is one of {', '.join(definition.values)}")
+    return name, value
+
+
+@contextmanager
+def _store(context: typer.Context) -> Iterator[ProfileStore]:
+    given = context.find_root().params.get("home") or os.environ.get(HOME_VARIABLE)
+    url = load_settings(Path(given or DEFAULT_HOME).expanduser()).profile_store_url
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
+        raise StoreError("the profile store is empty: no run has published tags here yet")
+    store = ProfileStore(url)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@contextmanager
+def _sink(output: Path | None) -> Iterator[TextIO]:
+    """Standard output, or a private file that appears whole or not at all."""
+    if output is None:
+        try:
+            yield sys.stdout
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader, such as `head`, has had enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
+    draft: str | None = None
+    try:
+        descriptor, draft = tempfile.mkstemp(dir=output.parent, prefix=".export-")  # mode 0600
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            yield file
+        os.replace(draft, output)
+    except OSError as error:
+        raise ConfigError(
+            f"--output {output} cannot be written ({error.strerror}); check the folder and free "
+            "disk space"
+        ) from error
+    finally:
+        if draft is not None:
+            with suppress(OSError):
+                os.unlink(draft)
+
+
+def _write_csv(records: Iterable[TagRecord], file: TextIO) -> None:
+    writer = csv.DictWriter(file, EXPORT_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(record_data(record) for record in records)
+
+
+def _write_json(records: Iterable[TagRecord], file: TextIO) -> None:
+    separator = "["
+    for record in records:
+        file.write(f"{separator}\n{json.dumps(record_data(record))}")
+        separator = ","
+    file.write("[]\n" if separator == "[" else "\n]\n")
+
+
+def _table(records: Iterable[TagRecord]) -> Table:
+    table = Table("tag", "name", "value", "score", "status", "valid until", "run", "parties")
+    for record in records:
+        definition = JOINT_TAGS.get(record.tag)
+        label = f"{definition.display_name} {definition.display_name_zh}" if definition else ""
+        table.add_row(
+            record.tag,
+            label,
+            record.value,
+            f"{record.score:.3f}",
+            record.status,
+            record.valid_until.isoformat(),
+            record.publication.run_id,
+            ", ".join(record.publication.parties),
+        )
+    return table

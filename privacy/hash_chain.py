@@ -1,0 +1,330 @@
+"""An append-only file of JSON lines in which every line seals all lines before it.
+
+A line is canonical JSON of `{sequence, time, kind, body, previous, hash}`; `hash` is the SHA-256
+of the rest, `previous` the hash of the line before. An append holds an exclusive flock, re-reads
+the file, writes one line and returns after fsync: what it returned from is on the disk.
+
+What the chain shows: any line altered, removed from the middle, or moved. What it cannot show by
+itself: a whole file rewritten, or whole lines cut from its end. For that, a head (`Head`) must be
+known elsewhere; an open `HashChain` remembers the last one it saw, receipts carry others.
+
+A line without an end is a write that a crash interrupted, so nobody was told that it happened.
+The next append seals it: it stays in the file, followed by an entry of kind 'torn' that holds its
+SHA-256. Nothing is ever cut off or rewritten.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from privacy.errors import LedgerError
+
+START = "0" * 64
+TORN = "torn"
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One sealed line. `line` is its number in the file, from 1; `sequence` counts entries."""
+
+    sequence: int
+    time: datetime
+    kind: str
+    body: Mapping[str, Any]
+    hash: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Head:
+    """A position in a chain that others may remember: whoever knows it can show a cut."""
+
+    sequence: int
+    hash: str
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A file as read. `torn` holds the bytes of an interrupted last line, if there is one.
+
+    `unterminated`: the last entry is whole and only its line end is missing.
+    """
+
+    entries: tuple[Entry, ...]
+    torn: bytes = b""
+    unterminated: bool = False
+
+    @property
+    def head(self) -> Head:
+        """The newest entry."""
+        return Head(self.entries[-1].sequence, self.entries[-1].hash)
+
+
+def utc_now() -> datetime:
+    """The time now, in UTC."""
+    return datetime.now(UTC)
+
+
+class HashChain:
+    """A chain in the file `path`. Safe between threads and processes; LedgerError on any doubt.
+
+    `domain` separates the hashes of one kind of file from those of another.
+    """
+
+    def __init__(self, path: Path, domain: bytes, clock: Clock = utc_now) -> None:
+        self._path = path
+        self._domain = domain
+        self._clock = clock
+        self._seen: Head | None = None
+
+    def create(self, kind: str, body: Mapping[str, Any]) -> None:
+        """Make the file with its first entry, mode 0600. An existing file is never replaced."""
+        line, _ = self._line(None, kind, body)
+        try:
+            descriptor, draft = tempfile.mkstemp(dir=self._path.parent, prefix=".new-")  # mode 0600
+        except OSError as error:
+            raise self._unusable(error) from error
+        try:
+            _write_durably(descriptor, line)
+            os.link(draft, self._path)  # unlike a rename, it fails where a file is already
+            _sync_folder(self._path.parent)
+        except FileExistsError as error:
+            raise LedgerError(f"{self._path} already exists; it is never overwritten") from error
+        except OSError as error:
+            raise self._unusable(error) from error
+        finally:
+            os.close(descriptor)
+            with suppress(OSError):
+                os.unlink(draft)
+
+    def read(self) -> Chain:
+        """All entries, each one verified, under a shared lock."""
+        with self._locked(os.O_RDONLY, fcntl.LOCK_SH) as descriptor:
+            return self._checked(descriptor)
+
+    def verify(self, known: Head | None = None) -> Head:
+        """Verify every byte; `known` must be in the chain. Also a torn last line is an error."""
+        chain = self.read()
+        if chain.torn or chain.unterminated:
+            raise LedgerError(
+                f"{self._path.name} line {_lines(chain) + 1}: cut off in the middle; a write was "
+                "interrupted (the next append seals that), or the file was truncated: compare its "
+                "head with a receipt"
+            )
+        if known is not None:
+            self._check_contains(chain, known)
+        return chain.head
+
+    @contextmanager
+    def appending(self) -> Iterator[Appender]:
+        """Exclusive access: what is read stays true until the block ends."""
+        with self._locked(os.O_RDWR | os.O_APPEND, fcntl.LOCK_EX) as descriptor:
+            yield Appender(self, descriptor, self._checked(descriptor))
+
+    def _checked(self, descriptor: int) -> Chain:
+        try:
+            data = _read_all(descriptor)
+        except OSError as error:
+            raise self._unusable(error) from error
+        chain = self._parse(data)
+        if self._seen is not None:
+            self._check_contains(chain, self._seen)
+        self._seen = chain.head
+        return chain
+
+    def _check_contains(self, chain: Chain, known: Head) -> None:
+        # Sequence numbers have no gaps, so an entry's position is its sequence number.
+        if known.sequence >= len(chain.entries) or (
+            chain.entries[known.sequence].hash != known.hash
+        ):
+            raise LedgerError(
+                f"{self._path.name}: entry {known.sequence} is known from elsewhere and is not in "
+                "the file; it was cut, replaced or restored from an old copy: restore the newest"
+            )
+
+    @contextmanager
+    def _locked(self, flags: int, lock: int) -> Iterator[int]:
+        try:
+            descriptor = os.open(self._path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._unusable(error) from error
+        try:
+            if stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o077:
+                raise LedgerError(f"{self._path} is open to other users; run chmod 600 on it")
+            fcntl.flock(descriptor, lock)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _unusable(self, error: OSError) -> LedgerError:
+        return LedgerError(
+            f"{self._path} cannot be used ({error.strerror}); check that it exists, its folder's "
+            "permissions and free disk space"
+        )
+
+    def _line(
+        self, last: Entry | None, kind: str, body: Mapping[str, Any], skipped_lines: int = 0
+    ) -> tuple[bytes, Entry]:
+        sequence, previous, line = (0, START, 0) if last is None else _position(last)
+        moment = self._clock().astimezone(UTC)
+        content = {
+            "sequence": sequence,
+            "time": moment.isoformat(timespec="microseconds"),
+            "kind": kind,
+            "body": dict(body),
+            "previous": previous,
+        }
+        digest = self._digest(content)
+        data = _canonical({**content, "hash": digest}) + b"\n"
+        return data, Entry(sequence, moment, kind, dict(body), digest, line + 1 + skipped_lines)
+
+    def _digest(self, content: Mapping[str, Any]) -> str:
+        return hashlib.sha256(self._domain + b"\0" + _canonical(content)).hexdigest()
+
+    def _parse(self, data: bytes) -> Chain:
+        *lines, tail = data.split(b"\n")
+        entries: list[Entry] = []
+        sealed: tuple[int, bytes] | None = None  # a line that must be accounted for by the next
+        for number, line in enumerate([*lines, tail] if tail else lines, 1):
+            entry = self._entry(line, number, entries)
+            if entry is None and sealed is None and entries:
+                sealed = (number, line)
+            elif entry is None or not _accounts_for(entry, sealed):
+                raise self._broken(sealed[0] if sealed else number)
+            else:
+                entries.append(entry)
+                sealed = None
+        if not entries:
+            raise self._broken(1)
+        if sealed is None:
+            return Chain(tuple(entries), unterminated=bool(tail))
+        if not tail:  # a line that has its end was once whole: no crash explains it
+            raise self._broken(sealed[0])
+        return Chain(tuple(entries), torn=tail)
+
+    def _entry(self, line: bytes, number: int, before: list[Entry]) -> Entry | None:
+        """The entry that `line` is, if it is exactly the next one of the chain."""
+        try:
+            content = json.loads(line)
+            if not isinstance(content, dict) or _canonical(content) != line:
+                return None
+            digest = content.pop("hash")
+            entry = Entry(
+                sequence=content["sequence"],
+                time=datetime.fromisoformat(content["time"]),
+                kind=content["kind"],
+                body=content["body"],
+                hash=digest,
+                line=number,
+            )
+            expected = before[-1].hash if before else START
+            sound = (
+                set(content) == {"sequence", "time", "kind", "body", "previous"}
+                and type(entry.sequence) is int
+                and entry.sequence == len(before)
+                and content["previous"] == expected
+                and isinstance(entry.body, dict)
+                and isinstance(entry.kind, str)
+                and entry.time.tzinfo is not None
+                and (not before or entry.time >= before[-1].time)
+                and digest == self._digest(content)
+            )
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return None
+        return entry if sound else None
+
+    def _broken(self, number: int) -> LedgerError:
+        return LedgerError(
+            f"{self._path.name} line {number}: altered, removed, moved or out of time; the file is "
+            "not what was written: restore it from backup, nothing is spent until then"
+        )
+
+
+class Appender:
+    """Appends under the lock of `HashChain.appending`. `chain` is what the file holds now."""
+
+    def __init__(self, owner: HashChain, descriptor: int, chain: Chain) -> None:
+        self._owner = owner
+        self._descriptor = descriptor
+        self.chain = chain
+
+    def append(self, kind: str, body: Mapping[str, Any]) -> Entry:
+        """Write one entry; it is on the disk when this returns. An interrupted line before it must
+        have been sealed first. A clock set back is an error."""
+        if self.chain.torn and kind != TORN:
+            raise LedgerError("an interrupted line must be sealed before anything is appended")
+        last = self.chain.entries[-1]
+        line, entry = self._owner._line(last, kind, body, skipped_lines=bool(self.chain.torn))
+        if entry.time < last.time:
+            raise LedgerError(
+                "the clock of this machine is behind the newest entry; set it right, then try again"
+            )
+        start = b"\n" if self.chain.torn or self.chain.unterminated else b""
+        try:
+            _write_durably(self._descriptor, start + line)
+        except OSError as error:
+            raise self._owner._unusable(error) from error
+        self._owner._seen = Head(entry.sequence, entry.hash)
+        self.chain = Chain((*self.chain.entries, entry))
+        return entry
+
+    def seal_torn(self, body: Mapping[str, Any]) -> Entry:
+        """Account for the interrupted last line; `body` is what its reader made of it."""
+        return self.append(TORN, {**body, "sha256": _sha256(self.chain.torn)})
+
+
+def _lines(chain: Chain) -> int:
+    last = chain.entries[-1].line
+    return last - 1 if chain.unterminated else last
+
+
+def _position(last: Entry) -> tuple[int, str, int]:
+    return last.sequence + 1, last.hash, last.line
+
+
+def _accounts_for(entry: Entry, sealed: tuple[int, bytes] | None) -> bool:
+    """An entry of kind 'torn' follows an interrupted line that it names, and only there."""
+    if sealed is None:
+        return entry.kind != TORN
+    return entry.kind == TORN and entry.body.get("sha256") == _sha256(sealed[1])
+
+
+def _canonical(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _read_all(descriptor: int) -> bytes:
+    with os.fdopen(os.dup(descriptor), "rb") as file:
+        file.seek(0)
+        return file.read()
+
+
+def _write_durably(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.fsync(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
