@@ -6,6 +6,8 @@ perceptron a draw that is a public function of the plan's hash, with a zero outp
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -32,7 +34,7 @@ def build(model: Model, width: int, plan_hash: bytes) -> nn.Module:
     sizes = [width, *model.hidden]
     layers: list[nn.Module] = []
     public = np.random.default_rng(np.frombuffer(plan_hash, dtype=np.uint32))
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in pairwise(sizes):
         layer = nn.Linear(inputs, outputs)
         scale = (2 / inputs) ** 0.5
         with torch.no_grad():

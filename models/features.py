@@ -61,7 +61,7 @@ class FeatureColumn(BaseModel):
 
 
 def scale_number(values: NDArray[np.float64], column: FeatureColumn) -> NDArray[np.float32]:
-    """Clamp, transform and map `values`, shape (n,), NaN = missing, to [0, 1] by public constants."""
+    """Clamp, transform and map `values`, shape (n,), NaN = missing, to [0, 1] by constants."""
     fill = column.low if column.missing is None else column.missing
     clamped = np.clip(np.nan_to_num(values, nan=fill), column.low, column.high)
     low, high = column.low, column.high

@@ -11,15 +11,17 @@ from rich.console import Console
 from party_client import enrolment, views
 from party_client.confirming import parse_confirmations, settle_members
 from party_client.settings import DEFAULT_HOME, HOME_VARIABLE, PartySettings, load_settings
-from party_client.setup import admit_requesters, initialise
-from party_client.status import read_status
+from party_client.tags_cli import app as tags_app
 from privacy.hosting.commands import Format, run_app, say, write_json
 from privacy.hosting.enrolment import read_invite
 from privacy.identity import SigningKey, fingerprint
 
+# What brings in scientific or web libraries is imported by the one command that needs it, so that
+# the others answer at once.
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
+app.add_typer(tags_app, name="tags")
 
 FormatOption = Annotated[Format, typer.Option("--format", help="text, or json for scripts.")]
 
@@ -49,6 +51,8 @@ def init(
     ],
 ) -> None:
     """Write a commented config and policy, make keys and a ledger. Nothing is overwritten."""
+    from party_client.setup import initialise
+
     home = context.obj
     settings = initialise(home, party, public_size)
     own = fingerprint(SigningKey.load(settings.identity_key).public)
@@ -80,6 +84,8 @@ def join(
     A member counts once you have compared its fingerprint with what it read out to you itself,
     over a channel that the coordinator does not control.
     """
+    from party_client.setup import admit_requesters
+
     settings = _settings(context)
     given = parse_confirmations(confirm or [])
     if invite is None:
@@ -148,6 +154,8 @@ def stop(context: typer.Context) -> None:
 @app.command()
 def status(context: typer.Context, format_: FormatOption = Format.TEXT) -> None:
     """Show whether the node is up, who is confirmed, the budget left and the last run."""
+    from party_client.status import read_status
+
     current = read_status(_settings(context))
     if format_ is Format.JSON:
         write_json(current.as_json())

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from sqlalchemy import make_url
 
 from models.tags import JOINT_TAGS
@@ -42,7 +40,7 @@ EXPORT_COLUMNS = (
 class ShowFormat(StrEnum):
     """How one customer's tags are printed."""
 
-    TABLE = "table"
+    TEXT = "text"
     JSON = "json"
 
 
@@ -58,18 +56,19 @@ def show(
     context: typer.Context,
     customer: Annotated[str, typer.Argument(help="The customer's id at this party.")],
     output_format: Annotated[
-        ShowFormat, typer.Option("--format", help="table, or json for scripts.")
-    ] = ShowFormat.TABLE,
+        ShowFormat, typer.Option("--format", help="text, or json for scripts.")
+    ] = ShowFormat.TEXT,
 ) -> None:
     """Print all tags of one customer, with where they come from; expired ones are marked."""
     with _store(context) as store:
         records = store.show(customer)
     if output_format is ShowFormat.JSON:
         typer.echo(json.dumps([record_data(record) for record in records], indent=2))
-    elif records:
-        Console().print(_table(records))
-    else:
+    elif not records:
         typer.echo("no tag is stored for this customer")
+    else:
+        for record in records:
+            _print(record)
 
 
 @app.command("export")
@@ -185,19 +184,11 @@ def _write_json(records: Iterable[TagRecord], file: TextIO) -> None:
     file.write("[]\n" if separator == "[" else "\n]\n")
 
 
-def _table(records: Iterable[TagRecord]) -> Table:
-    table = Table("tag", "name", "value", "score", "status", "valid until", "run", "parties")
-    for record in records:
-        definition = JOINT_TAGS.get(record.tag)
-        label = f"{definition.display_name} {definition.display_name_zh}" if definition else ""
-        table.add_row(
-            record.tag,
-            label,
-            record.value,
-            f"{record.score:.3f}",
-            record.status,
-            record.valid_until.isoformat(),
-            record.publication.run_id,
-            ", ".join(record.publication.parties),
-        )
-    return table
+def _print(record: TagRecord) -> None:
+    definition, source = JOINT_TAGS.get(record.tag), record.publication
+    name = f" ({definition.display_name}, {definition.display_name_zh})" if definition else ""
+    until = "expired after" if record.status == "expired" else "valid until"
+    typer.echo(f"{record.tag}{name}: {record.value}, score {record.score:.3f}")
+    typer.echo(f"  {until} {record.valid_until}, about {source.as_of}")
+    typer.echo(f"  run {source.run_id} of {', '.join(source.parties)}")
+    typer.echo(f"  model {source.model_digest}, epsilon {source.epsilon:.3g} at {source.delta:.3g}")

@@ -81,7 +81,7 @@ def calibrate_training(
 
 @lru_cache(maxsize=256)
 def calibrate_release(target_epsilon: float, delta: float) -> float:
-    """A noise multiplier of one Gaussian release within the target, at most 0.2 % above the least."""
+    """A noise multiplier of one Gaussian release in the target, at most 0.2 % above the least."""
     return _calibrate(Gaussian, target_epsilon, delta, 1.0)
 
 

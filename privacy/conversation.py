@@ -99,9 +99,7 @@ class Conversation:
             raise ProtocolError("an abort is not for this run")
         return body_of(envelope, Abort).reason
 
-    def _check(
-        self, envelope: Envelope, round_number: int, sequence: int, manifest: bytes
-    ) -> None:
+    def _check(self, envelope: Envelope, round_number: int, sequence: int, manifest: bytes) -> None:
         expected = {
             "manifest": manifest,
             "plan": self.plan,

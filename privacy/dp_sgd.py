@@ -80,10 +80,10 @@ def clipped_sum(
         losses = binary_cross_entropy_with_logits(logits, y, reduction="none")
         if losses.shape != y.shape or losses.dim() != 1:
             raise PrivacyError("the loss must be one-dimensional, one value a row")
-        losses.sum().backward()
-        samples = torch.cat(
-            [one.grad_sample.reshape(len(y), -1) for one in parameters], dim=1
-        ).to(torch.float64)
+        torch.autograd.backward(losses.sum())
+        samples = torch.cat([one.grad_sample.reshape(len(y), -1) for one in parameters], dim=1).to(
+            torch.float64
+        )
         norms = samples.norm(dim=1)
         factors = torch.clamp(clipping_norm / norms.clamp(min=1e-12), max=1.0)
         if not bool(torch.isfinite(norms).all()):

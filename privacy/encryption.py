@@ -137,7 +137,9 @@ def open_sealed(key: bytes, sealed: bytes, associated: bytes) -> bytes:
     try:
         return ChaCha20Poly1305(key).decrypt(_NONCE, sealed, associated)
     except (InvalidTag, ValueError) as error:
-        raise ProtocolError("a sealed key does not open: it was altered or is not for us") from error
+        raise ProtocolError(
+            "a sealed key does not open: it was altered or is not for us"
+        ) from error
 
 
 def confirmation_tag(run_key: bytes, agreement: bytes, party: str) -> bytes:

@@ -88,6 +88,9 @@ class HashChain:
         self._domain = domain
         self._clock = clock
         self._seen: Head | None = None
+        # Bytes verified before and what they hold: comparing them is a hundred times faster than
+        # verifying them again, and finds as much.
+        self._verified: tuple[bytes, tuple[Entry, ...]] = (b"", ())
 
     def create(self, kind: str, body: Mapping[str, Any]) -> None:
         """Make the file with its first entry, mode 0600. An existing file is never replaced."""
@@ -194,10 +197,14 @@ class HashChain:
         return hashlib.sha256(self._domain + b"\0" + _canonical(content)).hexdigest()
 
     def _parse(self, data: bytes) -> Chain:
-        *lines, tail = data.split(b"\n")
-        entries: list[Entry] = []
+        verified, before = self._verified
+        if not data.startswith(verified):
+            verified, before = b"", ()
+        *lines, tail = data[len(verified) :].split(b"\n")
+        entries = list(before)
+        first = entries[-1].line + 1 if entries else 1
         sealed: tuple[int, bytes] | None = None  # a line that must be accounted for by the next
-        for number, line in enumerate([*lines, tail] if tail else lines, 1):
+        for number, line in enumerate([*lines, tail] if tail else lines, first):
             entry = self._entry(line, number, entries)
             if entry is None and sealed is None and entries:
                 sealed = (number, line)
@@ -208,8 +215,11 @@ class HashChain:
                 sealed = None
         if not entries:
             raise self._broken(1)
+        if sealed is None and tail:
+            return Chain(tuple(entries), unterminated=True)
         if sealed is None:
-            return Chain(tuple(entries), unterminated=bool(tail))
+            self._verified = (data, tuple(entries))
+            return Chain(tuple(entries))
         if not tail:  # a line that has its end was once whole: no crash explains it
             raise self._broken(sealed[0])
         return Chain(tuple(entries), torn=tail)

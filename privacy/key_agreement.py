@@ -107,9 +107,7 @@ class SharedKeys:
     ) -> tuple[bytes, ...]:
         """Mask and encrypt each chunk of SLOTS residues; one ciphertext a chunk."""
         return tuple(
-            self.run_key.encrypt(
-                (chunk + self._mask(tensor, round_number, index)) % MODULUS
-            )
+            self.run_key.encrypt((chunk + self._mask(tensor, round_number, index)) % MODULUS)
             for index, chunk in enumerate(chunks)
         )
 

@@ -1,8 +1,9 @@
 """Pairwise uniform masks modulo t that cancel in the sum of all members.
 
 X25519 (RFC 7748) -> HKDF-SHA256 (RFC 5869), bound to the key agreement -> one AES-256-CTR stream
-per (round, attempt, tensor, chunk) -> 48-bit words below t by rejection. After Bonawitz et al. 2017,
-section 4, without self-masks. A masked vector is uniform to whoever lacks one of the pair keys.
+per (round, attempt, tensor, chunk) -> 48-bit words below t by rejection. After Bonawitz et al.
+2017, section 4, without self-masks. A masked vector is uniform to whoever lacks one of the pair
+keys.
 """
 
 from __future__ import annotations

@@ -232,7 +232,7 @@ def read(frame: bytes, sender_public: bytes) -> Envelope:
 
 
 def body_of(envelope: Envelope, expected: type[BodyT]) -> BodyT:
-    """The body as `expected`. Raises ProtocolError if the message is of another type or malformed."""
+    """The body as `expected`. Raises ProtocolError if it is of another type or malformed."""
     if envelope.type != expected.kind:
         raise ProtocolError(f"a message of type {expected.kind} was expected here")
     try:

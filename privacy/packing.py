@@ -38,12 +38,13 @@ class DeltaCode:
     def quantise(
         self, delta: NDArray[np.float64], weight: float, rng: np.random.Generator
     ) -> NDArray[np.int64]:
-        """Clamp, weigh and round `delta` (shape (d,)) stochastically (unbiased) to 20-bit values."""
+        """Clamp, weigh and round `delta` (shape (d,)) stochastically (unbiased) to 20 bits."""
         weighted = np.clip(delta, -self.bound, self.bound) * weight
         scaled = (weighted / self.limit + 1) / 2 * LEVELS
         floor = np.floor(scaled)
         rounded = floor + (rng.random(delta.shape) < scaled - floor)
-        return np.clip(rounded, 0, LEVELS).astype(np.int64)
+        values: NDArray[np.int64] = np.clip(rounded, 0, LEVELS).astype(np.int64)
+        return values
 
     def dequantise(self, total: NDArray[np.int64], parties: int) -> NDArray[np.float64]:
         """The weighted sum of deltas from the sum of `parties` quantised ones."""
@@ -74,9 +75,7 @@ def pack_counts(counts: NDArray[np.int64], slots: int, modulus: int) -> list[NDA
     return list((padded % modulus).reshape(-1, slots))
 
 
-def unpack_counts(
-    chunks: list[NDArray[np.int64]], count: int, modulus: int
-) -> NDArray[np.int64]:
+def unpack_counts(chunks: list[NDArray[np.int64]], count: int, modulus: int) -> NDArray[np.int64]:
     """The first `count` signed counts of summed chunks."""
     residues = np.concatenate(chunks)[:count]
     return np.where(residues > modulus // 2, residues - modulus, residues)

@@ -32,6 +32,4 @@ def generator(key: bytes) -> np.random.Generator:
     if len(key) != KEY_BYTES:
         raise ValueError(f"a generator key has {KEY_BYTES} bytes")
     counter = int.from_bytes(key[16:], "little")
-    return np.random.Generator(
-        AESCounter(key=int.from_bytes(key[:16], "little"), counter=counter)
-    )
+    return np.random.Generator(AESCounter(key=int.from_bytes(key[:16], "little"), counter=counter))

@@ -1,0 +1,1 @@
+"""Experiments as commands: fedtags-sim experiment NAME."""

@@ -1,0 +1,349 @@
+"""The party service against a hostile or unlucky coordinator, and runs that must not happen."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from party_client.federation import load_federation, save_federation
+from party_client.service import PartyService
+from privacy.conversation import Conversation
+from privacy.errors import CohortError, PartyTimeout, RunStopped
+from privacy.identity import SigningKey, sign_plan
+from privacy.messages import (
+    REFUSAL,
+    Abort,
+    Acknowledged,
+    Decision,
+    Evaluate,
+    Preflight,
+    SealKeys,
+    TrainRound,
+    manifest_hash,
+    read,
+)
+from simulations.local_federation import MemoryChannel
+
+from .conftest import PLAN, LocalRun, changed
+
+
+@dataclass(frozen=True)
+class Recording(MemoryChannel):
+    """Keeps every frame and reply; may drop a party's answers from an exchange on."""
+
+    log: list[tuple[Mapping[str, bytes], Mapping[str, bytes]]]
+    silent: str = ""
+    silent_from: int = 0
+
+    def exchange(self, frames: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
+        reached = {
+            party: frame
+            for party, frame in frames.items()
+            if party != self.silent or len(self.log) < self.silent_from
+        }
+        replies = super().exchange(reached, timeout_s)
+        self.log.append((frames, replies))
+        return replies
+
+
+def reports(local: LocalRun) -> list[Path]:
+    return [path for home in local.federation.homes.values() for path in home.glob("reports/*")]
+
+
+def tags(local: LocalRun) -> int:
+    return sum(len(list(one.node.store.export("churn_risk"))) for one in local.services.values())
+
+
+def edit_policy(local: LocalRun, party: str, old: str, new: str) -> None:
+    path = local.federation.homes[party] / "policy.toml"
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+
+def refused_run(local: LocalRun, plan: bytes = PLAN, key: SigningKey | None = None) -> str:
+    with pytest.raises(CohortError) as caught:
+        local.run(plan, requester=key)
+    assert tags(local) == 0
+    assert not reports(local)
+    for service in local.services.values():
+        assert service.node.ledger.spent() == 0
+    return str(caught.value)
+
+
+# Refusals at preflight: nothing spent, nothing written, and the message says which code --------
+
+
+def test_a_plan_above_a_partys_policy_is_refused_before_data_are_opened(local: LocalRun) -> None:
+    edit_policy(local, "bank", "max_epsilon_per_run = 2.0", "max_epsilon_per_run = 1.5")
+    (local.federation.homes["bank"] / "consent.csv").unlink()
+    assert "bank (epsilon)" in refused_run(local)
+
+
+def test_an_unlisted_requester_is_refused(local: LocalRun) -> None:
+    assert "requester" in refused_run(local, key=SigningKey.generate())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code"),
+    [
+        ('purpose = "marketing"', 'purpose = "credit-scoring"', "purpose"),
+        ("[training]", '[features]\ngroups = ["no-such-group"]\n\n[training]', "features"),
+        ('["churn_risk"]', '["purchase_propensity"]', "plan"),
+    ],
+)
+def test_what_a_policy_does_not_name_is_refused(
+    local: LocalRun, old: str, new: str, code: str
+) -> None:
+    assert f"({code})" in refused_run(local, changed(PLAN, old, new))
+
+
+def test_a_plan_that_the_budget_cannot_pay_is_refused(local: LocalRun) -> None:
+    edit_policy(local, "retailer", "epsilon = 8.0", "epsilon = 1.2")
+    assert "retailer (budget)" in refused_run(local)
+
+
+def test_the_budget_is_a_hard_stop_over_runs(local: LocalRun) -> None:
+    edit_policy(local, "retailer", "epsilon = 8.0", "epsilon = 1.9")
+    local.run(run_id="run-1")
+    before = local.services["retailer"].node.ledger.spent()
+    with pytest.raises(CohortError, match=r"retailer \(budget\)"):
+        local.run(run_id="run-2")
+    assert local.services["retailer"].node.ledger.spent() == before <= 1.9
+    assert local.services["bank"].node.ledger.spent() == pytest.approx(before)
+
+
+def test_an_unconfirmed_member_is_refused(local: LocalRun) -> None:
+    home = local.federation.homes["bank"]
+    pinned = load_federation(home)
+    stranger = pinned.members["retailer"].model_copy(update={"confirmed": False})
+    members = {**pinned.members, "retailer": stranger}
+    save_federation(home, pinned.model_copy(update={"members": members}))
+    assert "bank (members)" in refused_run(local)
+
+
+def test_a_swapped_member_key_is_refused_by_everyone(local: LocalRun) -> None:
+    members = {**local.federation.members, "retailer": SigningKey.generate().public}
+    object.__setattr__(local.federation, "members", members)
+    assert "refused a message in phase preflight" in refused_run(local)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["missing file", "wrong column", "one class", "empty table", "nobody consented"],
+)
+def test_data_that_cannot_be_used_give_one_constant_code(local: LocalRun, damage: str) -> None:
+    home = local.federation.homes["ecommerce"]
+    plan = PLAN
+    if damage == "missing file":
+        for path in home.glob("events*"):
+            path.unlink()
+    elif damage == "wrong column":
+        config = home / "party.toml"
+        text = config.read_text().splitlines()
+        text = ['amount = "nosuch"' if one.startswith("amount =") else one for one in text]
+        config.write_text("\n".join(text))
+    elif damage == "one class":
+        plan = changed(PLAN, "cutoff = 2024-12-31", "cutoff = 2025-12-31")
+    elif damage == "empty table":
+        for path in home.glob("events*"):
+            path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    else:
+        consent = home / "consent.csv"
+        consent.write_text(consent.read_text().replace("yes", "no"))
+    told = refused_run(local, plan)
+    assert "ecommerce (data)" in told or "(plan)" in told
+    assert "nosuch" not in told
+
+
+def test_fewer_parties_than_the_plans_minimum(local: LocalRun) -> None:
+    plan = changed(PLAN, "[privacy]", "[cohort]\nminimum = 4\n\n[privacy]")
+    with pytest.raises(CohortError, match="3 parties are enrolled"):
+        local.run(plan)
+
+
+def test_a_run_goes_on_without_a_party_that_refused_where_the_minimum_allows(
+    local: LocalRun,
+) -> None:
+    plan = changed(PLAN, "[privacy]", "[cohort]\nminimum = 2\naccept_two_party = true\n\n[privacy]")
+    for party in ("bank", "retailer"):
+        edit_policy(local, party, "minimum_cohort = 3", "minimum_cohort = 2")
+        edit_policy(local, party, "accept_two_party = false", "accept_two_party = true")
+    edit_policy(local, "ecommerce", 'tasks = ["churn", "propensity"]', 'tasks = ["propensity"]')
+    outcome = local.run(plan)
+    assert outcome.parties == ("bank", "retailer")
+    assert outcome.refused == {"ecommerce": "task"}
+    assert local.services["ecommerce"].node.ledger.spent() == 0
+
+
+# A run that ends early ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("silent_from", "phase", "spent"), [(0, "preflight", False), (4, "round 2", True)]
+)
+def test_a_party_that_never_answers_ends_the_run(
+    local: LocalRun, silent_from: int, phase: str, spent: bool
+) -> None:
+    log: list[tuple[Mapping[str, bytes], Mapping[str, bytes]]] = []
+    local.wrap = lambda channel: Recording(channel.answers, log, "bank", silent_from)
+    with pytest.raises(PartyTimeout, match=f"bank did not answer in phase {phase}"):
+        local.run()
+    for party in ("ecommerce", "retailer"):
+        run = local.services[party].node.ledger.state().runs["run-1"]
+        assert run.state == ("failed" if spent else "released")
+        assert (local.services[party].node.ledger.spent() > 0) == spent
+        assert local.services[party]._session is None
+    assert tags(local) == 0
+
+
+def test_an_operators_stop_ends_the_run(local: LocalRun) -> None:
+    local.recorder.stop = True
+    with pytest.raises(RunStopped):
+        local.run()
+
+
+def test_a_service_that_restarts_mid_run_counts_what_it_reserved(local: LocalRun) -> None:
+    class Restarting(MemoryChannel):
+        def exchange(self, frames: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
+            envelope = read(next(iter(frames.values())), local.federation.coordinator.public)
+            if envelope.type == TrainRound.kind and envelope.round == 2:
+                local.restart("bank")
+                return local.channel().exchange(frames, timeout_s)
+            return super().exchange(frames, timeout_s)
+
+    local.wrap = lambda channel: Restarting(channel.answers)
+    with pytest.raises(CohortError, match="bank refused a message in phase round 2"):
+        local.run()
+    ledger = local.services["bank"].node.ledger
+    assert ledger.state().runs["run-1"].state == "failed"
+    assert ledger.spent() > 1.0
+
+
+# A hostile coordinator ---------------------------------------------------------------------------
+
+
+def preflight_frame(local: LocalRun, run_id: str = "run-1", plan: bytes = PLAN) -> bytes:
+    return talk_with(local, run_id, plan).say(preflight(local, run_id, plan), 0, begins=True)
+
+
+def preflight(local: LocalRun, run_id: str, plan: bytes) -> Preflight:
+    return Preflight(
+        plan=plan,
+        requester=local.federation.requester.public,
+        requester_signature=sign_plan(local.federation.requester, run_id, plan),
+        cohort=dict(local.federation.members),
+    )
+
+
+def talk_with(local: LocalRun, run_id: str, plan: bytes, party: str = "bank") -> Conversation:
+    return Conversation(
+        "coordinator",
+        local.federation.coordinator,
+        party,
+        local.federation.members[party],
+        run_id,
+        hashlib.sha256(plan).digest(),
+        manifest_hash(local.federation.members),
+    )
+
+
+@pytest.mark.parametrize("frame", [b"", b"x", b"\0" * 64, b"\0" * 5000, b"\xff" * 100_000])
+def test_nonsense_gets_one_constant_refusal(local: LocalRun, frame: bytes) -> None:
+    assert local.service("bank").answer(frame) == REFUSAL
+
+
+def test_every_flipped_byte_of_a_preflight_is_refused(local: LocalRun) -> None:
+    bank, frame = local.service("bank"), preflight_frame(local)
+    for position in range(0, len(frame), 61):
+        broken = bytearray(frame)
+        broken[position] ^= 1
+        assert bank.answer(bytes(broken)) == REFUSAL
+    assert bank.node.ledger.state().runs == {}
+    assert bank.answer(frame) != REFUSAL
+
+
+def test_a_message_out_of_order_is_refused_and_changes_nothing(local: LocalRun) -> None:
+    bank, talk = local.service("bank"), talk_with(local, "run-1", PLAN)
+    assert bank.answer(talk.say(TrainRound(confirmations={}, total=()), 1, begins=True)) == REFUSAL
+    talk = talk_with(local, "run-1", PLAN)
+    accepted = bank.answer(talk.say(preflight(local, "run-1", PLAN), 0, begins=True))
+    assert talk.hear(accepted, Decision, 0, begins=False).accepted
+    skipping = talk.say(Evaluate(total=()), 0, begins=True)
+    assert bank.answer(skipping) == REFUSAL
+    assert bank.node.ledger.state().runs["run-1"].intents == []
+    assert bank._session is not None
+
+
+def test_a_coordinator_cannot_shrink_the_cohort_below_the_minimum(local: LocalRun) -> None:
+    bank, talk = local.service("bank"), talk_with(local, "run-1", PLAN)
+    own = bank.answer(talk.say(preflight(local, "run-1", PLAN), 0, begins=True))
+    talk.hear(own, Decision, 0, begins=False)
+    talk.manifest = manifest_hash({"bank": local.federation.members["bank"]})
+    alone = talk.say(SealKeys(decisions={"bank": own}), 0, begins=True)
+    assert bank.answer(alone) == REFUSAL
+
+
+def test_a_coordinator_cannot_speak_for_a_member(local: LocalRun) -> None:
+    """It makes up the others' decisions, with exchange keys that it knows."""
+    bank, talk = local.service("bank"), talk_with(local, "run-1", PLAN)
+    own = bank.answer(talk.say(preflight(local, "run-1", PLAN), 0, begins=True))
+    talk.hear(own, Decision, 0, begins=False)
+    decisions = {"bank": own}
+    for party in ("ecommerce", "retailer"):
+        forged = Conversation(
+            party,
+            SigningKey.generate(),
+            "coordinator",
+            local.federation.coordinator.public,
+            "run-1",
+            hashlib.sha256(PLAN).digest(),
+            manifest_hash(local.federation.members),
+        )
+        made_up = Decision(accepted=True, reason="", public_size=700, exchange_key=b"\x07" * 32)
+        decisions[party] = forged.say(made_up, 0, begins=True)
+    assert bank.answer(talk.say(SealKeys(decisions=decisions), 0, begins=True)) == REFUSAL
+
+
+def test_the_same_bytes_again_get_the_same_reply_and_are_not_charged(local: LocalRun) -> None:
+    bank, frame = local.service("bank"), preflight_frame(local)
+    assert bank.answer(frame) == bank.answer(frame)
+    assert list(bank.node.ledger.state().runs) == ["run-1"]
+
+
+def test_a_finished_run_is_never_replayed(local: LocalRun) -> None:
+    log: list[tuple[Mapping[str, bytes], Mapping[str, bytes]]] = []
+    local.wrap = lambda channel: Recording(channel.answers, log)
+    local.run()
+    bank = local.restart("bank")
+    spent = bank.node.ledger.spent()
+    for frames, _ in log:
+        assert bank.answer(frames["bank"]) == REFUSAL
+    assert bank.node.ledger.spent() == spent
+
+
+def test_an_abort_ends_the_run_and_refunds_what_never_touched_data(local: LocalRun) -> None:
+    bank, talk = local.service("bank"), talk_with(local, "run-1", PLAN)
+    reply = bank.answer(talk.say(preflight(local, "run-1", PLAN), 0, begins=True))
+    talk.hear(reply, Decision, 0, begins=False)
+    ended = bank.answer(talk.say(Abort(reason="RunStopped"), 0, begins=True))
+    assert read(ended, local.federation.members["bank"]).type == Acknowledged.kind
+    assert bank.node.ledger.state().runs["run-1"].state == "released"
+
+
+def test_no_log_line_or_reply_holds_a_customers_id(
+    local: LocalRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    log: list[tuple[Mapping[str, bytes], Mapping[str, bytes]]] = []
+    local.wrap = lambda channel: Recording(channel.answers, log)
+    local.run()
+    service: PartyService = local.services["bank"]
+    customers = [one.customer for one in service.node.store.export("churn_risk")]
+    assert len(customers) > 50
+    wire = b"".join(reply["bank"] for _, reply in log)
+    for customer in customers:
+        assert customer.encode() not in wire
+        assert customer not in caplog.text
