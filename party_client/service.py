@@ -113,7 +113,7 @@ class PartyService:
 
 
 def settle(ledger: Ledger) -> None:
-    """End every open run in the ledger: refund what never touched data, close the rest as failed."""
+    """End every open run: refund what never touched data, close the rest as failed."""
     for name, run in ledger.state().runs.items():
         if run.state == "reserved":
             if run.touched:
@@ -127,9 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="party_client.service")
     parser.add_argument("--home", type=Path, required=True)
     home: Path = parser.parse_args(arguments).home
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         service = PartyService(home)
         serve(service.answer, home / "run" / "service.sock", service.close)

@@ -84,9 +84,7 @@ class Session:
         self.round = 0
         self.stage: type[Body] = SealKeys
         self._exchange_key = exchange_key
-        self.parameters = start_parameters(
-            self.plan.model, input_width(self.plan), self.plan_hash
-        )
+        self.parameters = start_parameters(self.plan.model, input_width(self.plan), self.plan_hash)
 
     @property
     def run(self) -> str:
@@ -136,9 +134,7 @@ class Session:
         self.code = delta_code(self.plan, self.weights)
         self.agreement = agreement_hash(manifest, self.plan_hash, self.run, proposed)
         exchange_keys = {party: one.exchange_key for party, one in decisions.items()}
-        self.pairs = pair_keys(
-            self.node.party, self._exchange_key, exchange_keys, self.agreement
-        )
+        self.pairs = pair_keys(self.node.party, self._exchange_key, exchange_keys, self.agreement)
         self._exchange_key = b""
         self.lead = lead_of(list(cohort))
         sealed: dict[str, bytes] = {}
@@ -157,9 +153,7 @@ class Session:
             )
         self.keys = SharedKeys(self.node.party, self.run, self.pairs, self.run_key)
         self.stage = TrainRound
-        return self._reply(
-            KeyConfirm(tag=confirm(self.run_key, self.agreement, self.node.party))
-        )
+        return self._reply(KeyConfirm(tag=confirm(self.run_key, self.agreement, self.node.party)))
 
     def _check_confirmations(self, frames: Mapping[str, bytes]) -> None:
         tags = {
@@ -168,9 +162,7 @@ class Session:
         }
         check_confirmations(self.run_key, self.agreement, list(self.cohort), tags)
 
-    def _relayed(
-        self, frame: bytes, party: str, expected: type[BodyT], manifest: bytes
-    ) -> BodyT:
+    def _relayed(self, frame: bytes, party: str, expected: type[BodyT], manifest: bytes) -> BodyT:
         """Another member's signed message of this run, relayed by the coordinator."""
         envelope = read(frame, self.cohort[party])
         bound = (envelope.run, envelope.plan, envelope.sender, envelope.manifest)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from party_client.federation import PinnedFederation
-from party_client.status import Status
 
 if TYPE_CHECKING:
     from party_client.sources import SourceReport
+    from party_client.status import Status
 
 
 def federation_table(pinned: PinnedFederation) -> Table:

@@ -120,7 +120,7 @@ def test_a_model_that_mixes_rows_is_refused() -> None:
 
 
 def test_a_loss_with_a_second_dimension_is_refused() -> None:
-    with pytest.raises((PrivacyError, ValueError), match="one-dimensional|size"):
+    with pytest.raises((PrivacyError, ValueError), match=r"one-dimensional|size"):
         run_once(nn.Linear(WIDTH, 1), *rows(4, 0))
 
 

@@ -38,9 +38,7 @@ def chunk(seed: int) -> np.ndarray:
 
 def test_all_members_open_the_sum_and_nothing_but_the_sum() -> None:
     keys = agreed()
-    uploads = {
-        me: keys[me].protect([chunk(seed)], "update", 1) for seed, me in enumerate(MEMBERS)
-    }
+    uploads = {me: keys[me].protect([chunk(seed)], "update", 1) for seed, me in enumerate(MEMBERS)}
     total = [add(keyless_context(), [one[0] for one in uploads.values()])]
     expected = (chunk(0) + chunk(1) + chunk(2)) % MODULUS
     for me in MEMBERS:

@@ -83,7 +83,7 @@ def test_a_frame_is_accepted_once_and_in_order() -> None:
     first = ours.say(Publish(total=()), 0, begins=True)
     theirs.hear(first, Publish, 0, begins=True)
     theirs.say(Acknowledged(), 0, begins=False)
-    with pytest.raises(ProtocolError, match="sequence|previous"):
+    with pytest.raises(ProtocolError, match=r"sequence|previous"):
         theirs.hear(first, Publish, 0, begins=True)
 
 

@@ -1,0 +1,318 @@
+"""The run store: what the control plane and the ServerApp both know of a run.
+
+Both processes open it, each with its own connections; every change is one transaction. A run is
+created, running, and then finished, failed or stopped; nothing leaves those last three.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, RowMapping, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from coordinator.run_recorder import RunRecorder
+from coordinator.tables import (
+    exchange_bytes,
+    exchanges,
+    metrics,
+    parties,
+    run_members,
+    runs,
+)
+from models.plan import parse_plan, plan_digest
+from privacy.errors import FedtagsError, RunActiveError, RunError, RunStopped, StoreError
+from privacy.hosting.database import open_engine, reading, store_errors, utc_now
+from privacy.hosting.migrations import upgrade_engine
+
+if TYPE_CHECKING:
+    from coordinator.rounds import RunRequest
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+ACTIVE = ("created", "running")
+
+
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+    """One exchange as recorded: wall-clock seconds, frame bytes by party (up = from the party)."""
+
+    phase: str
+    round: int | None
+    seconds: float
+    bytes_up: Mapping[str, int]
+    bytes_down: Mapping[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """A run as stored. `error`, `exit_code` and `message` are set once it failed or was stopped."""
+
+    run_id: str
+    plan_name: str
+    plan_digest: str
+    requester_public: bytes
+    state: str
+    stop_requested: bool
+    phase: str | None
+    round: int | None
+    total_rounds: int | None
+    flower_run_id: str | None
+    error: str | None
+    exit_code: int | None
+    message: str | None
+    outcome: Mapping[str, Any] | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+    @property
+    def active(self) -> bool:
+        """True until the run has ended."""
+        return self.state in ACTIVE
+
+
+class RunStore:
+    """Opens the database at `url`, bringing it to the newest schema first.
+
+    Raises StoreError when the database cannot be read or written.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = open_engine(url)
+        upgrade_engine(self._engine, MIGRATIONS)
+
+    def close(self) -> None:
+        """Give back the connections."""
+        self._engine.dispose()
+
+    def create_run(
+        self,
+        run_id: str,
+        plan_source: bytes,
+        requester_public: bytes,
+        requester_signature: bytes,
+    ) -> RunRecord:
+        """Store a run in state 'created', with the parties enrolled now as its members.
+
+        Raises RunActiveError when another run is active, StoreError when the id was used before
+        with anything else; the very same submission again returns the stored run.
+        """
+        plan = parse_plan(plan_source)
+        digest = plan_digest(plan_source)
+        values = {
+            "run_id": run_id,
+            "plan_name": plan.name,
+            "plan_source": plan_source,
+            "plan_digest": digest,
+            "requester_public": requester_public,
+            "requester_signature": requester_signature,
+            "state": "created",
+            "active_slot": 1,
+            "stop_requested": False,
+            "created_at": utc_now(),
+        }
+        with store_errors(), self._engine.begin() as connection:
+            earlier = self._row(connection, run_id)
+            if earlier is not None:
+                if earlier["requester_signature"] == requester_signature:
+                    return _record(earlier)
+                raise StoreError(f"run id {run_id} was used before; submit under a new run id")
+            active = connection.execute(
+                select(runs.c.run_id).where(runs.c.active_slot.is_not(None))
+            ).scalar_one_or_none()
+            if active is not None:
+                raise RunActiveError(_active_message(active))
+            try:
+                connection.execute(insert(runs).values(values))
+            except IntegrityError as error:
+                # Elsewhere than on SQLite two submissions may both have seen no active run.
+                raise RunActiveError(_active_message("started a moment ago")) from error
+            members = connection.execute(select(parties.c.name, parties.c.public_key)).all()
+            if members:
+                connection.execute(
+                    insert(run_members),
+                    [
+                        {"run_id": run_id, "party": name, "public_key": public_key}
+                        for name, public_key in members
+                    ],
+                )
+            created = self._row(connection, run_id)
+            assert created is not None
+            return _record(created)
+
+    def load_request(self, run_id: str) -> RunRequest:
+        """What a run was asked to do, as the requester signed it. Raises StoreError if unknown."""
+        # Imported here so that the control plane, which runs no round, stays small.
+        from coordinator.rounds import RunRequest
+
+        with store_errors(), reading(self._engine) as connection:
+            row = self._row(connection, run_id)
+        if row is None:
+            raise StoreError(_unknown(run_id))
+        return RunRequest(
+            run_id=run_id,
+            plan_source=row["plan_source"],
+            requester_public=row["requester_public"],
+            requester_signature=row["requester_signature"],
+            members=self.members_of(run_id),
+        )
+
+    def members_of(self, run_id: str) -> Mapping[str, bytes]:
+        """The parties enrolled when the run was created, by name, with their public keys."""
+        query = select(run_members).where(run_members.c.run_id == run_id)
+        with store_errors(), reading(self._engine) as connection:
+            rows = connection.execute(query.order_by(run_members.c.party)).all()
+        return {row.party: row.public_key for row in rows}
+
+    def get(self, run_id: str) -> RunRecord:
+        """The run as it stands. Raises StoreError if there is none with this id."""
+        with store_errors(), reading(self._engine) as connection:
+            row = self._row(connection, run_id)
+        if row is None:
+            raise StoreError(_unknown(run_id))
+        return _record(row)
+
+    def list_runs(self, limit: int = 50) -> Sequence[RunRecord]:
+        """The newest runs, newest first."""
+        query = select(runs).order_by(runs.c.created_at.desc(), runs.c.run_id.desc()).limit(limit)
+        with store_errors(), reading(self._engine) as connection:
+            return [_record(row) for row in connection.execute(query).mappings()]
+
+    def active_run(self) -> RunRecord | None:
+        """The active run, if there is one."""
+        with store_errors(), reading(self._engine) as connection:
+            row = (
+                connection.execute(select(runs).where(runs.c.active_slot.is_not(None)))
+                .mappings()
+                .one_or_none()
+            )
+        return None if row is None else _record(row)
+
+    def exchanges_of(self, run_id: str) -> Sequence[Exchange]:
+        """Every exchange of a run, oldest first."""
+        with store_errors(), reading(self._engine) as connection:
+            rows = connection.execute(
+                select(exchanges).where(exchanges.c.run_id == run_id).order_by(exchanges.c.id)
+            ).all()
+            sizes = connection.execute(
+                select(exchange_bytes)
+                .join(exchanges, exchanges.c.id == exchange_bytes.c.exchange_id)
+                .where(exchanges.c.run_id == run_id)
+            ).all()
+        up: dict[int, dict[str, int]] = {}
+        down: dict[int, dict[str, int]] = {}
+        for size in sizes:
+            up.setdefault(size.exchange_id, {})[size.party] = size.bytes_up
+            down.setdefault(size.exchange_id, {})[size.party] = size.bytes_down
+        return [
+            Exchange(row.phase, row.round, row.seconds, up.get(row.id, {}), down.get(row.id, {}))
+            for row in rows
+        ]
+
+    def metrics_of(self, run_id: str) -> Mapping[str, float]:
+        """The newest value of every released figure of a run."""
+        query = select(metrics.c.name, metrics.c.value).where(metrics.c.run_id == run_id)
+        with store_errors(), reading(self._engine) as connection:
+            rows = connection.execute(query.order_by(metrics.c.id)).all()
+        return {row.name: row.value for row in rows}
+
+    def recorder(self, run_id: str) -> RunRecorder:
+        """A `coordinator.channel.Recorder` for this run. Raises StoreError if there is none."""
+        self.get(run_id)
+        return RunRecorder(self._engine, run_id)
+
+    def attach_flower_run(self, run_id: str, flower_run_id: str) -> None:
+        """Remember which Flower run executes this run."""
+        with store_errors(), self._engine.begin() as connection:
+            connection.execute(
+                update(runs).where(runs.c.run_id == run_id).values(flower_run_id=flower_run_id)
+            )
+
+    def finish(self, run_id: str, outcome: object) -> None:
+        """End a run well. `outcome` is a dataclass or mapping of public values (bytes as hex).
+
+        Raises StoreError if the run had already ended.
+        """
+        if not self._end(run_id, state="finished", outcome=json.dumps(_plain(outcome))):
+            raise StoreError(f"run {run_id} has already ended; its result was not stored")
+
+    def fail(self, run_id: str, error: FedtagsError) -> bool:
+        """End a run with `error` (RunStopped: state 'stopped'). False if it had already ended."""
+        return self._end(
+            run_id,
+            state="stopped" if isinstance(error, RunStopped) else "failed",
+            error=type(error).__name__,
+            exit_code=error.exit_code,
+            message=str(error),
+        )
+
+    def request_stop(self, run_id: str) -> RunRecord:
+        """Ask a run to stop before its next exchange. Raises RunError if it has ended."""
+        with store_errors(), self._engine.begin() as connection:
+            changed = connection.execute(
+                update(runs)
+                .where(runs.c.run_id == run_id, runs.c.state.in_(ACTIVE))
+                .values(stop_requested=True)
+            ).rowcount
+        record = self.get(run_id)
+        if not changed:
+            raise RunError(f"run {run_id} has already ended ({record.state}); nothing to stop")
+        return record
+
+    def _end(self, run_id: str, **values: object) -> bool:
+        with store_errors(), self._engine.begin() as connection:
+            if self._row(connection, run_id) is None:
+                raise StoreError(_unknown(run_id))
+            return bool(
+                connection.execute(
+                    update(runs)
+                    .where(runs.c.run_id == run_id, runs.c.state.in_(ACTIVE))
+                    .values(active_slot=None, ended_at=utc_now(), **values)
+                ).rowcount
+            )
+
+    def _row(self, connection: Connection, run_id: str) -> RowMapping | None:
+        query = select(runs).where(runs.c.run_id == run_id)
+        return connection.execute(query).mappings().one_or_none()
+
+
+def _unknown(run_id: str) -> str:
+    return f"there is no run {run_id}; `fedtags-coordinator run list` shows the runs"
+
+
+def _active_message(which: str) -> str:
+    return (
+        f"another run is active ({which}); wait for its end, or stop it with "
+        "`fedtags-coordinator run stop RUN`"
+    )
+
+
+def _record(row: RowMapping) -> RunRecord:
+    values: dict[str, Any] = {
+        field.name: row[field.name] for field in dataclasses.fields(RunRecord)
+    }
+    if values["outcome"] is not None:
+        values["outcome"] = json.loads(values["outcome"])
+    return RunRecord(**values)
+
+
+def _plain(value: object) -> Any:
+    """`value` in JSON's types; raises TypeError for anything that is not a public value."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    if isinstance(value, Sequence):
+        return [_plain(item) for item in value]
+    raise TypeError(f"a run outcome cannot hold a {type(value).__name__}")

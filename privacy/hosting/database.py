@@ -1,0 +1,91 @@
+"""Opening a service's database: SQLite by default, any SQLAlchemy URL otherwise.
+
+On SQLite two processes of one service write to the same file. Write-ahead logging lets one read
+while the other writes; every transaction takes the write lock when it begins, because a reader
+that upgrades later is refused at once instead of waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from privacy.errors import ConfigError, StoreError
+
+BUSY_TIMEOUT_MS = 15_000
+
+
+def resolve_url(url: str, home: Path) -> str:
+    """A relative SQLite path in `url` is relative to `home`; every other URL stays as it is."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ConfigError(
+            "database url is not valid; give one like sqlite:///file.db or "
+            "postgresql+psycopg://user@host/name"
+        ) from error
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return url
+    if parsed.database == ":memory:":
+        raise ConfigError("database url: an in-memory database would lose the runs; name a file")
+    return f"sqlite:///{(home / parsed.database).resolve()}"
+
+
+def open_engine(url: str) -> Engine:
+    """An engine for `url`. Read with `reading(engine)`, write with `engine.begin()`."""
+    try:
+        # Errors must not show a statement's values, customers' ids among them.
+        engine = create_engine(url, hide_parameters=True)
+    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        raise ConfigError(
+            "database url: no driver for it is installed; check its scheme"
+        ) from error
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_immediate)
+    return engine
+
+
+def reading(engine: Engine) -> Connection:
+    """A connection for single reads that takes no lock; use it in a `with` block."""
+    return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Turn SQLAlchemy's errors into StoreError: their text may hold a statement's values."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise StoreError(
+            f"the database cannot be read or written ({type(error).__name__}); check its url in "
+            "the settings, its folder's permissions and free disk space"
+        ) from error
+
+
+def utc_now() -> datetime:
+    """The time now, with its zone (UTC)."""
+    return datetime.now(UTC)
+
+
+def _prepare_sqlite(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # transactions are SQLAlchemy's
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_immediate(connection: Connection) -> None:
+    # Asked of SQLAlchemy, not of SQLite, which knows no such level and would answer SERIALIZABLE.
+    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

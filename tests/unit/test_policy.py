@@ -1,0 +1,198 @@
+"""A party's policy: what it does not name is refused, each with its public reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from models.plan import Plan, parse_plan
+from party_client import policy as rules
+from party_client.policy import Policy, check, default_policy_text, load_policy, parse_policy
+from privacy.errors import ConfigError, PolicyRefusal
+
+REQUESTER = "ab12-cd34-ef56-7890-abcd"
+DEFAULT = default_policy_text([REQUESTER], 6000)
+PLAN = """
+format = 1
+name = "churn-180"
+purpose = "retention"
+[task]
+kind = "churn"
+cutoff = 2024-01-01
+[features]
+groups = ["hours"]
+[privacy]
+epsilon = 1.0
+evaluation_epsilon = 0.5
+[cohort]
+parties = ["bank", "retailer", "shop"]
+[publication]
+tags = ["churn_risk"]
+"""
+
+
+def changed(text: str, *changes: tuple[str, str]) -> str:
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    return text
+
+
+def plan(*changes: tuple[str, str]) -> Plan:
+    return parse_plan(changed(PLAN, *changes).encode())
+
+
+def policy(*changes: tuple[str, str]) -> Policy:
+    return parse_policy(changed(DEFAULT, *changes))
+
+
+def judge(
+    given: Policy, asked: Plan, requester: str = REQUESTER, cohort: int = 3, party: str = "bank"
+) -> None:
+    check(given, asked, requester_fingerprint=requester, cohort_size=cohort, party=party)
+
+
+def refused(
+    given: Policy, asked: Plan, requester: str = REQUESTER, cohort: int = 3, party: str = "bank"
+) -> str:
+    with pytest.raises(PolicyRefusal) as caught:
+        judge(given, asked, requester, cohort, party)
+    assert caught.value.reason in rules.REASONS
+    return caught.value.reason
+
+
+def test_the_default_policy_accepts_an_ordinary_plan_of_a_listed_requester() -> None:
+    judge(policy(), plan())
+    judge(policy(), plan(('groups = ["hours"]', "groups = []")))
+
+
+def test_the_default_budget_has_a_delta_that_fits_the_public_size() -> None:
+    assert policy().budget.delta == pytest.approx(1 / 60000)
+    assert policy().budget.epsilon > policy().max_epsilon_per_run
+
+
+def test_a_policy_without_requesters_refuses_everyone() -> None:
+    assert refused(parse_policy(default_policy_text([], 6000)), plan()) == rules.REQUESTER
+
+
+def test_an_unlisted_requester_is_refused() -> None:
+    assert refused(policy(), plan(), requester="ab12-cd34-ef56-7890-abce") == rules.REQUESTER
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (('purposes = ["retention", "marketing"]', "purposes = []"), rules.PURPOSE),
+        (('tasks = ["churn", "propensity"]', 'tasks = ["propensity"]'), rules.TASK),
+        (('"hours", ', ""), rules.FEATURES),
+        (('families = ["logistic", "mlp"]', 'families = ["mlp"]'), rules.FAMILY),
+        (('["churn_risk", "purchase_propensity"]', "[]"), rules.TAGS),
+        (("max_epsilon_per_run = 2.0", "max_epsilon_per_run = 1.4999"), rules.EPSILON),
+        (("minimum_cohort = 3", "minimum_cohort = 4"), rules.COHORT),
+    ],
+)
+def test_what_the_policy_does_not_name_is_refused(change: tuple[str, str], reason: str) -> None:
+    assert refused(policy(change), plan()) == reason
+
+
+def test_the_limit_on_epsilon_itself_is_allowed() -> None:
+    judge(policy(("max_epsilon_per_run = 2.0", "max_epsilon_per_run = 1.5")), plan())
+
+
+def test_a_plan_with_no_groups_asks_for_all_of_them() -> None:
+    everything = plan(('groups = ["hours"]', "groups = []"))
+    assert refused(policy(('"hours", ', "")), everything) == rules.FEATURES
+
+
+def test_a_delta_above_the_budgets_is_refused() -> None:
+    assert refused(policy(), plan(("epsilon = 1.0", "epsilon = 1.0\ndelta = 0.001"))) == (
+        rules.EPSILON
+    )
+    judge(policy(), plan(("epsilon = 1.0", "epsilon = 1.0\ndelta = 1e-6")))
+
+
+def test_a_plan_that_does_not_name_this_party_is_refused() -> None:
+    assert refused(policy(), plan(), party="stranger") == rules.COHORT
+    judge(policy(), plan(('parties = ["bank", "retailer", "shop"]', "")), party="stranger")
+
+
+def test_two_parties_need_the_consent_of_both_policy_and_plan() -> None:
+    two = plan(
+        (
+            'parties = ["bank", "retailer", "shop"]',
+            "minimum = 2\naccept_two_party = true",
+        )
+    )
+    small = ("minimum_cohort = 3", "minimum_cohort = 2")
+    accepting = policy(small, ("accept_two_party = false", "accept_two_party = true"))
+    judge(accepting, two, cohort=2)
+    assert refused(policy(small), two, cohort=2) == rules.TWO_PARTY
+    assert refused(accepting, plan(), cohort=2) == rules.TWO_PARTY
+    assert refused(policy(), two, cohort=2) == rules.COHORT
+
+
+TABLE = (
+    ('kind = "churn"\ncutoff = 2024-01-01', 'kind = "label"\nlabel = "left"'),
+    ('groups = ["hours"]', 'columns = [{name = "age", low = 0.0, high = 100.0}]'),
+    ('tags = ["churn_risk"]', ""),
+)
+TABLE_TASK = ('tasks = ["churn", "propensity"]', 'tasks = ["label"]')
+
+
+@pytest.mark.parametrize(
+    ("columns", "accepted"),
+    [('["age", "left"]', True), ('["left"]', False), ('["age"]', False), ("[]", False)],
+)
+def test_a_feature_table_is_opened_column_by_column(columns: str, accepted: bool) -> None:
+    given = policy(TABLE_TASK, ("feature_columns = []", f"feature_columns = {columns}"))
+    if accepted:
+        judge(given, plan(*TABLE))
+    else:
+        assert refused(given, plan(*TABLE)) == rules.FEATURES
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("format = 1", "format = 2"), "format"),
+        (("format = 1", "format = 1\nminimum_quality = 3"), "minimum_quality: unknown key"),
+        (("epsilon = 8.0", "epsilon = 8.0\nyearly = 1.0"), r"budget\.yearly: unknown key"),
+        (("epsilon = 8.0", "epsilon = inf"), r"budget\.epsilon"),
+        (("max_epsilon_per_run = 2.0", ""), "max_epsilon_per_run"),
+        (("minimum_cohort = 3", "minimum_cohort = 1"), "minimum_cohort"),
+        (('approval = "automatic"', 'approval = "person"'), "approval"),
+        (('"hours"', '"hour"'), "feature_groups: unknown name"),
+        (('"churn_risk"', '"religion"'), "tags: unknown name"),
+        (("format = 1", "format = "), "not valid TOML"),
+    ],
+)
+def test_a_wrong_policy_names_its_key(change: tuple[str, str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        policy(change)
+
+
+def test_a_policy_file_is_read_and_a_missing_one_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    with pytest.raises(ConfigError, match=r"policy\.toml cannot be read"):
+        load_policy(path)
+    path.write_text(DEFAULT)
+    assert load_policy(path).requesters == {REQUESTER}
+    path.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        load_policy(path)
+
+
+def test_reason_codes_are_public_and_stable() -> None:
+    assert rules.REASONS == (
+        "requester",
+        "purpose",
+        "task",
+        "features",
+        "family",
+        "epsilon",
+        "cohort",
+        "two-party",
+        "tags",
+        "data",
+    )

@@ -1,0 +1,350 @@
+"""Event logs: every format a party may bring, every reason for which a row is set aside."""
+
+from __future__ import annotations
+
+import csv
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from models.plan import Plan, parse_plan
+from party_client.sources import Source, SourceReport, SourceSettings, open_source
+from privacy.errors import ConfigError, DataError, PlanError
+
+TODAY = date(2025, 1, 1)
+COLUMNS = {"customer": "who", "time": "at", "amount": "sum"}
+
+
+def plan(kind: str = "propensity", cutoff: str = "2024-07-01", horizon: int = 30) -> Plan:
+    return parse_plan(
+        f'format = 1\nname = "p"\npurpose = "x"\nprivacy = {{ epsilon = 1.0 }}\n'
+        f'task = {{ kind = "{kind}", horizon_days = {horizon}, cutoff = {cutoff} }}\n'.encode()
+    )
+
+
+def settings(**changes: Any) -> SourceSettings:
+    return SourceSettings.model_validate({"path": "log.csv", "columns": COLUMNS} | changes)
+
+
+def opened(home: Path, content: str | bytes, **changes: Any) -> Source:
+    raw = content.encode() if isinstance(content, str) else content
+    (home / "log.csv").write_bytes(raw)
+    return open_source(settings(**changes), home, today=TODAY)
+
+
+def report(home: Path, content: str | bytes, **changes: Any) -> SourceReport:
+    with opened(home, content, **changes) as source:
+        return source.check()
+
+
+GOOD = "who,at,sum\na,2024-06-01,1.50\nb,2024-06-02 10:00:00,2\na,2024-07-05,3\n"
+
+
+def test_a_plain_csv_gives_training_and_scoring_rows(tmp_path: Path) -> None:
+    with opened(tmp_path, GOOD) as source:
+        training = source.training_examples(plan(), "bank")
+        scoring = source.scoring_examples(plan(), "bank")
+    assert training.customer_ids == ["a", "b"]
+    assert training.labels is not None
+    assert training.labels.tolist() == [1.0, 0.0]
+    assert scoring.labels is None
+    assert scoring.customer_ids == ["a", "b"]
+    assert training.features.shape == (2, 24)
+    assert (training.customers, training.consented) == (2, 2)
+
+
+def test_every_bad_row_is_counted_under_its_reason_and_written_aside(tmp_path: Path) -> None:
+    bad = (
+        ",2024-06-01,1\n"  # missing customer
+        "a,,1\n"  # missing time
+        "a,2024-02-30,1\n"  # impossible
+        "a,1854-02-03,1\n"  # impossible: before any log
+        "a,2025-01-02,1\n"  # after today
+        "a,2024-06-01,\n"  # missing amount
+        "a,2024-06-01,cheap\n"  # unparsable
+        "a,2024-06-01,inf\n"
+        "a,2024-06-01,1e300\n"
+        "b,2024-06-02 10:00:00,2\n"  # the same line again
+        "a,2024-06-01\n"  # too few fields
+        "a,2024-06-01,1,2\n"  # too many
+    )
+    found = report(tmp_path, GOOD + bad)
+    assert found.rejected == {
+        "malformed_row": 2,
+        "missing_customer": 1,
+        "missing_time": 1,
+        "impossible_time": 2,
+        "future_time": 1,
+        "missing_amount": 1,
+        "unparsable_amount": 3,
+        "duplicate_row": 1,
+    }
+    assert found.rows_read == 3 + 12
+    assert found.rejected_file == tmp_path / "rejected" / "rejected.csv"
+    assert found.rejected_file.stat().st_mode & 0o777 == 0o600
+    assert found.rejected_file.parent.stat().st_mode & 0o777 == 0o700
+    with found.rejected_file.open(encoding="utf-8") as file:
+        written = list(csv.DictReader(file))
+    assert len(written) == 12
+    assert {"2024-02-30", "1854-02-03"} == {
+        row["time"] for row in written if row["reason"] == "impossible_time"
+    }
+    assert {"cheap", "inf", "1e300"} == {
+        row["amount"] for row in written if row["reason"] == "unparsable_amount"
+    }
+
+
+def test_today_still_counts_and_tomorrow_lies_in_the_future(tmp_path: Path) -> None:
+    found = report(tmp_path, GOOD + "a,2025-01-01 23:59:59,1\na,2025-01-02 00:00:00,1\n")
+    assert found.rejected == {"future_time": 1}
+    assert found.last_day == TODAY
+
+
+def test_an_unclosed_quote_is_set_aside_and_counted(tmp_path: Path) -> None:
+    found = report(tmp_path, GOOD + '"a,2024-06-01,1\n')
+    assert found.rejected == {"malformed_row": 1}
+    assert found.customers == 2
+
+
+def test_equal_rows_stay_where_the_settings_say_so(tmp_path: Path) -> None:
+    twice = GOOD + "b,2024-06-02 10:00:00,2\n"
+    assert report(tmp_path, twice).rejected == {"duplicate_row": 1}
+    assert report(tmp_path, twice, duplicates="keep").rejected == {}
+
+
+def test_rows_that_differ_in_an_unmapped_column_are_not_duplicates(tmp_path: Path) -> None:
+    content = "who,at,sum,item\na,2024-06-01,1,pen\na,2024-06-01,1,ink\n"
+    assert report(tmp_path, content).rejected == {}
+
+
+def test_lines_in_mixed_encodings_are_each_read_by_the_first_that_fits(tmp_path: Path) -> None:
+    content = (
+        b"who,at,sum,cat\n"
+        + "é1,2024-06-01,1,crème\n".encode()
+        + "é1,2024-06-02,1,crème\n".encode("latin-1")
+    )
+    columns = COLUMNS | {"category": "cat"}
+    with opened(tmp_path, content, encoding=["utf-8", "latin-1"], columns=columns) as source:
+        assert source.check().rejected == {}
+        assert source.scoring_examples(plan(), "bank").customer_ids == ["é1"]
+
+
+def test_gbk_with_its_own_header_delimiter_decimal_comma_and_dates(tmp_path: Path) -> None:
+    content = "会员;时间;金额\r\n张;05.06.2024 10:30:00;1.234,50\r\n李;06.06.2024 10:30:00;2\r\n"
+    with opened(
+        tmp_path,
+        content.encode("gbk"),
+        encoding="gbk",
+        delimiter=";",
+        decimal=",",
+        date_format="%d.%m.%Y %H:%M:%S",
+        currency_rate=2.0,
+        columns={"customer": "会员", "time": "时间", "amount": "金额"},
+    ) as source:
+        assert source.check().rejected == {}
+        amounts = source._db.execute("SELECT amount_cents FROM events ORDER BY ALL").fetchall()
+    assert amounts == [(400,), (246_900,)]
+
+
+def test_text_that_fits_no_encoding_is_set_aside_unless_only_a_category_is_hurt(
+    tmp_path: Path,
+) -> None:
+    content = b"who,at,sum,cat\n\xff\xfe,2024-06-01,1,x\na,2024-06-01,1,\xff\n"
+    found = report(tmp_path, content, columns=COLUMNS | {"category": "cat"})
+    assert found.rejected == {"undecodable_text": 1}
+    assert found.customers == 1
+
+
+def test_utf_16_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
+    assert report(tmp_path, GOOD.encode("utf-16"), encoding="utf-16").customers == 2
+    assert report(tmp_path, b"\xef\xbb\xbf" + GOOD.encode()).customers == 2
+
+
+def test_blank_separated_text_is_mapped_by_header_or_by_position(tmp_path: Path) -> None:
+    lines = " 00001 19970101  1   11.77\r\n 00002 19970230  1   12.00\r\n 00002 19970112 77.00\r\n"
+    by_position = {"customer": "#1", "time": "#2", "amount": "#4"}
+    common: dict[str, Any] = {"delimiter": "space", "date_format": "%Y%m%d"}
+    found = report(tmp_path, lines, has_header=False, columns=by_position, **common)
+    assert found.rejected == {"malformed_row": 1, "impossible_time": 1}
+    assert found.first_day == date(1997, 1, 1)
+    by_name = {"customer": "id", "time": "date", "amount": "sum"}
+    header = " id  date  n  sum\r\n"
+    assert report(tmp_path, header + lines, columns=by_name, **common) == found.__class__(
+        **(found.__dict__ | {"columns_found": by_name})
+    )
+
+
+def test_parquet_types_are_used_as_they_are(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "who": pa.array([13085.0, None, 13086.0]),
+            "at": pa.array([date(2024, 6, 1), date(2024, 6, 1), date(2024, 6, 2)]),
+            "sum": pa.array([2.5, 1.0, 4.0]),
+            "n": pa.array([2, 1, -3]),
+        }
+    )
+    pq.write_table(table, tmp_path / "log.parquet")
+    mapped = settings(path="log.parquet", columns=COLUMNS | {"quantity": "n"})
+    with open_source(mapped, tmp_path, today=TODAY) as source:
+        assert source.check().rejected == {"missing_customer": 1}
+        events = source._db.execute(
+            "SELECT customer, amount_cents FROM events ORDER BY 1"
+        ).fetchall()
+    assert events == [("13085", 500), ("13086", -1200)]
+
+
+def test_a_glob_reads_all_files_and_a_cut_leaves_out_the_days_they_share(tmp_path: Path) -> None:
+    (tmp_path / "log-1.csv").write_text("who,at,sum\na,2024-06-01,1\na,2024-06-20,1\n")
+    (tmp_path / "log-2.csv").write_text("who,at,sum\nb,2024-06-20,1\n")
+    with open_source(settings(path="log-*.csv"), tmp_path, today=TODAY) as source:
+        assert source.check().rows_read == 3
+    cut = settings(path=[{"path": "log-1.csv", "before": "2024-06-10"}, "log-2.csv"])
+    with open_source(cut, tmp_path, today=TODAY) as source:
+        found = source.check()
+    assert found.rejected == {"outside_file_dates": 1}
+    assert found.rows_read == 3
+
+
+def test_own_words_for_a_return_are_returns(tmp_path: Path) -> None:
+    content = "who,at,sum,kind\na,2024-06-01,1,sale\nb,2024-06-01,1,Storno\nb,2024-06-02,1,sale\n"
+    columns = COLUMNS | {"type": "kind"}
+    with opened(tmp_path, content, columns=columns, return_types=["storno"]) as source:
+        source.check()
+        types = source._db.execute("SELECT customer, type FROM events ORDER BY ALL").fetchall()
+    assert types == [("a", "sale"), ("b", "return"), ("b", "sale")]
+
+
+CONSENT = {"path": "consent.csv", "customer": "id", "granted": "ok"}
+
+
+def test_customers_without_consent_are_neither_trained_on_nor_scored(tmp_path: Path) -> None:
+    (tmp_path / "consent.csv").write_text("id,ok\na,yes\nb,no\nd,yes\nd,no\n")
+    content = GOOD + "c,2024-06-03,1\nd,2024-06-03,1\n"  # c is not named; d said yes and no
+    with opened(tmp_path, content, consent=CONSENT) as source:
+        found = source.check()
+        scored = source.scoring_examples(plan(), "bank")
+        with pytest.raises(DataError, match="one class"):
+            source.training_examples(plan(), "bank")
+    assert (found.customers, found.consented, found.consent_asserted) == (4, 1, False)
+    assert scored.customer_ids == ["a"]
+    assert scored.consented == 1
+
+
+def test_without_a_consent_file_the_report_says_that_consent_is_asserted(tmp_path: Path) -> None:
+    assert report(tmp_path, GOOD).consent_asserted
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    with opened(tmp_path, GOOD) as source:
+        assert source.check().customers == 2
+        (tmp_path / "log.csv").write_text(GOOD + "c,2024-06-03,1\n")
+        assert source.check().customers == 3
+
+
+def test_closing_leaves_nothing_but_the_rejected_rows_behind(tmp_path: Path) -> None:
+    with opened(tmp_path, "who,at,sum\na,2024-06-01,x\nb,2024-06-01,1\n", encoding="gbk") as source:
+        source.check()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.csv", "rejected"]
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "wanted"),
+    [
+        ("", {}, "is empty"),
+        ("who,at,sum\n", {}, "is empty"),
+        ("who,at,sum\na,never,1\n", {}, "no row of the event log is usable"),
+        (GOOD, {"columns": COLUMNS | {"amount": "price"}}, r"'price' \(for amount\)"),
+        ("who,who,sum\na,2024-06-01,1\n", {}, "repeated column name"),
+        (GOOD, {"consent": CONSENT | {"granted": "flag"}}, "'flag'"),
+        (GOOD, {"date_format": "%Q"}, "cannot be read"),
+    ],
+)
+def test_an_unusable_log_is_a_data_error(
+    content: str, changes: dict[str, Any], wanted: str, tmp_path: Path
+) -> None:
+    (tmp_path / "consent.csv").write_text("id,ok\na,yes\n")
+    with pytest.raises(DataError, match=wanted):
+        report(tmp_path, content, **changes)
+
+
+def test_a_missing_file_and_a_broken_parquet_say_what_to_do(tmp_path: Path) -> None:
+    with (
+        open_source(settings(path="no.csv"), tmp_path, today=TODAY) as source,
+        pytest.raises(ConfigError, match=r"no\.csv does not exist: check source\.path"),
+    ):
+        source.check()
+    (tmp_path / "log.parquet").write_bytes(b"customer-4711 is not parquet")
+    with (
+        open_source(settings(path="log.parquet"), tmp_path, today=TODAY) as source,
+        pytest.raises(DataError, match="cannot be read") as raised,
+    ):
+        source.check()
+    assert "4711" not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
+def test_labels_of_one_class_or_nobody_eligible_are_data_errors(tmp_path: Path) -> None:
+    with opened(tmp_path, GOOD) as source:
+        with pytest.raises(DataError, match="one class"):
+            source.training_examples(plan(cutoff="2024-06-25", horizon=2), "bank")
+        with pytest.raises(DataError, match="no customer is eligible"):
+            source.training_examples(plan(cutoff="2024-01-01"), "bank")
+        with pytest.raises(PlanError, match="still to come"):
+            source.training_examples(plan(cutoff="2024-12-20"), "bank")
+
+
+def test_errors_hold_no_customer_and_no_count(tmp_path: Path) -> None:
+    with opened(tmp_path, "who,at,sum\n" + "secret-1234,2024-06-01,1\n" * 77) as source:
+        for action in (
+            lambda: source.training_examples(plan(), "bank"),
+            lambda: source.training_examples(plan(cutoff="2023-01-01"), "bank"),
+        ):
+            with pytest.raises(DataError) as raised:
+                action()
+            assert "secret" not in str(raised.value)
+            assert "1234" not in str(raised.value)
+            assert "77" not in str(raised.value)
+
+
+def test_a_log_larger_than_the_memory_limit_spills_to_disk(tmp_path: Path) -> None:
+    lines = ["who,at,sum,note"]
+    lines += [
+        f"c{number % 5000},2024-0{1 + number % 9}-1{number % 10} 0{number % 10}:00:00,{number},"
+        f"{number:032x}"
+        for number in range(150_000)
+    ]
+    content = "\n".join(lines) + "\n"
+    with opened(tmp_path, content, memory_limit="25MB", threads=1) as source:
+        assert source.check().customers == 5000
+        found = source.scoring_examples(plan(), "bank")
+        assert source._spill.is_dir()
+    assert not source._spill.exists()
+    with opened(tmp_path, content) as source:
+        roomy = source.scoring_examples(plan(), "bank")
+        assert not source._spill.exists()
+    assert found.customer_ids == roomy.customer_ids
+    assert (found.features == roomy.features).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"columns": {"customer": "who", "time": "at"}}, "amount must be mapped"),
+        ({"columns": COLUMNS | {"colour": "c"}}, "an event log has no colour"),
+        ({"encoding": "klingon"}, "not an encoding"),
+        ({"encoding": ["utf-8", "utf-16"]}, "must stand alone"),
+        ({"delimiter": "::"}, "one character"),
+        ({"delimiter": ",", "decimal": ","}, "must differ"),
+        ({"currency_rate": 0}, "greater than 0"),
+        ({"colour": 1}, "Extra inputs"),
+        ({"path": []}, "at least one file"),
+    ],
+)
+def test_settings_that_cannot_be_right_are_refused(changes: dict[str, Any], wanted: str) -> None:
+    with pytest.raises(ValidationError, match=wanted):
+        settings(**changes)
