@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -125,14 +126,14 @@ class _Conduct:
         for number in range(1, self.plan.training.rounds + 1):
             self._enter("round", number)
             confirmations = seals if number == 1 else {}
-            body = TrainRound(confirmations=confirmations, total=total)
-            updates = self._ask(body, Update)
-            total = adder.total({party: one.ciphertexts for party, one in updates.items()})
+            total = self._sum(TrainRound(confirmations=confirmations, total=total), Update, adder)
         self._enter("evaluation", 0)
-        evaluations = self._ask(Evaluate(total=total), EvaluationUpdate)
-        total = adder.total({party: one.ciphertexts for party, one in evaluations.items()})
+        total = self._sum(Evaluate(total=total), EvaluationUpdate, adder)
         self._enter("publication", 0)
-        receipts = self._ask(Publish(total=total), Receipt)
+        with self._exchange(Publish(total=total)) as replies:
+            receipts = {
+                party: self._heard(party, frame, Receipt) for party, frame in replies.items()
+            }
         return self._outcome(receipts, refused)
 
     def abort(self, error: BaseException) -> None:
@@ -154,10 +155,11 @@ class _Conduct:
             requester_signature=self.request.requester_signature,
             cohort=self.cohort,
         )
-        self.decisions = self._exchange(body)
-        decisions = {
-            party: self._heard(party, frame, Decision) for party, frame in self.decisions.items()
-        }
+        with self._exchange(body) as self.decisions:
+            decisions = {
+                party: self._heard(party, frame, Decision)
+                for party, frame in self.decisions.items()
+            }
         refused = {party: one.reason for party, one in decisions.items() if not one.accepted}
         for party in refused:
             self._leave(party)
@@ -176,13 +178,28 @@ class _Conduct:
         for talk in self.talks.values():
             talk.manifest = manifest_hash(self.cohort)
         decisions = {party: self.decisions[party] for party in self.cohort}
-        seals = self._exchange(SealKeys(decisions=decisions))
-        for party, frame in seals.items():
-            self._heard(party, frame, KeySeal)
-        confirmations = self._exchange(ConfirmKeys(seals=dict(seals)))
-        for party, frame in confirmations.items():
-            self._heard(party, frame, KeyConfirm)
+        with self._exchange(SealKeys(decisions=decisions)) as seals:
+            for party, frame in seals.items():
+                self._heard(party, frame, KeySeal)
+        with self._exchange(ConfirmKeys(seals=dict(seals))) as confirmations:
+            for party, frame in confirmations.items():
+                self._heard(party, frame, KeyConfirm)
         return dict(confirmations)
+
+    def _sum(
+        self,
+        body: TrainRound | Evaluate,
+        expected: type[Update] | type[EvaluationUpdate],
+        adder: Adder,
+    ) -> tuple[bytes, ...]:
+        """Everyone's ciphertexts, added."""
+        with self._exchange(body) as replies:
+            return adder.total(
+                {
+                    party: self._heard(party, frame, expected).ciphertexts
+                    for party, frame in replies.items()
+                }
+            )
 
     def _outcome(self, receipts: Mapping[str, Receipt], refused: dict[str, str]) -> RunOutcome:
         opened = {one.evaluation for one in receipts.values()}
@@ -204,17 +221,13 @@ class _Conduct:
         self.phase, self.round = phase, number
         self.recorder.phase(phase, number or None, self.plan.training.rounds)
 
-    def _ask(self, body: Body, expected: type[BodyT]) -> dict[str, BodyT]:
-        return {
-            party: self._heard(party, frame, expected)
-            for party, frame in self._exchange(body).items()
-        }
-
     def _heard(self, party: str, frame: bytes, expected: type[BodyT]) -> BodyT:
         return self.talks[party].hear(frame, expected, self.round, begins=False)
 
-    def _exchange(self, body: Body) -> Mapping[str, bytes]:
-        """Say `body` to everyone in the cohort; every one must answer with something it accepts."""
+    @contextmanager
+    def _exchange(self, body: Body) -> Iterator[Mapping[str, bytes]]:
+        """Say `body` to everyone in the cohort; every one must answer. What the block does with
+        the answers belongs to the exchange, and so to its recorded time."""
         if self.recorder.stop_requested():
             raise RunStopped("an operator stopped the run")
         frames = {
@@ -222,6 +235,8 @@ class _Conduct:
         }
         started = time.monotonic()
         replies = self.channel.exchange(frames, self.plan.cohort.timeout_seconds)
+        self._check_answers(frames, replies)
+        yield replies
         self.recorder.exchange(
             self.phase,
             self.round or None,
@@ -229,6 +244,9 @@ class _Conduct:
             {party: len(frame) for party, frame in replies.items()},
             {party: len(frame) for party, frame in frames.items()},
         )
+
+    def _check_answers(self, frames: Mapping[str, bytes], replies: Mapping[str, bytes]) -> None:
+        """Raise CohortError or PartyTimeout unless everyone answered and nobody refused."""
         missing = sorted(set(frames) - set(replies))
         refused = sorted(party for party, frame in replies.items() if frame == REFUSAL)
         self.missing.update(missing)
@@ -241,11 +259,11 @@ class _Conduct:
             )
         if missing:
             raise PartyTimeout(
-                f"{', '.join(missing)} did not answer in phase {where} within "
-                f"{self.plan.cohort.timeout_seconds} s (plan: cohort.timeout_seconds). Check that "
-                "the party's node is running (fedtags-party status), then submit again"
+                f"{', '.join(missing)} did not answer in phase {where} (the plan's "
+                f"cohort.timeout_seconds is {self.plan.cohort.timeout_seconds}). Check there that "
+                "the node is running (fedtags-party status) and of this version (logs/relay.log), "
+                "then submit again"
             )
-        return replies
 
     def _leave(self, party: str) -> None:
         del self.talks[party]

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from models.catalogue import catalogue_columns
 from models.features import FeatureColumn, Name
 from privacy.errors import ConfigError, PlanError
 
@@ -82,6 +83,8 @@ class Features(_Section):
                 raise ValueError("features.columns: every name once")
         elif self.catalogue is None:
             raise ValueError("features: catalogue or columns is needed")
+        else:
+            catalogue_columns(self.groups)  # a PlanError for a group that is not there
         return self
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from party_client.publication import FinishedRun
 from privacy.accounting import epsilon
 
 
-def write_report(node: Node, run: FinishedRun, tags_written: int) -> Path:
+def write_report(
+    node: Node, run: FinishedRun, tags_written: int, round_seconds: Sequence[float]
+) -> Path:
     """Write HOME/reports/RUN.json. Nothing in it is ever sent: counts and AUC are exact."""
     admission = run.admission
     terms = admission.terms
@@ -46,6 +49,7 @@ def write_report(node: Node, run: FinishedRun, tags_written: int) -> Path:
         "joint_lift": top_decile_lift(scores, labels),
         "released_auc": histogram_auc(run.evaluation),
         "tags_written": tags_written,
+        "round_seconds": [round(one, 4) for one in round_seconds],
     }
     node.reports.mkdir(mode=0o700, exist_ok=True)
     path = node.reports / f"{run.run_id}.json"

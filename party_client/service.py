@@ -127,7 +127,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="party_client.service")
     parser.add_argument("--home", type=Path, required=True)
     home: Path = parser.parse_args(arguments).home
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # A library has set logging up when it was imported; the service's own format and level hold.
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
+    )
     try:
         service = PartyService(home)
         serve(service.answer, home / "run" / "service.sock", service.close)

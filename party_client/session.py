@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -82,6 +83,7 @@ class Session:
         self.plan, self.plan_hash = admission.plan, talk.plan
         self.cohort = dict(cohort)
         self.round = 0
+        self.round_seconds: list[float] = []
         self.stage: type[Body] = SealKeys
         self._exchange_key = exchange_key
         self.parameters = start_parameters(self.plan.model, input_width(self.plan), self.plan_hash)
@@ -173,6 +175,7 @@ class Session:
     # Rounds ------------------------------------------------------------------------------------
 
     def _train_round(self, frame: bytes) -> bytes:
+        started = time.monotonic()
         number = self.round + 1
         body = self.talk.hear(frame, TrainRound, number, begins=True)
         self.round = number
@@ -198,6 +201,7 @@ class Session:
             self.stage = Evaluate
         reply = self._reply(Update(ciphertexts=ciphertexts))
         self.node.ledger.commit(self.run, round_number=number)
+        self.round_seconds.append(time.monotonic() - started)
         return reply
 
     def _apply(self, total: tuple[bytes, ...]) -> None:
@@ -236,7 +240,7 @@ class Session:
         )
         written = publish(self.node, finished)
         self.node.ledger.close(self.run, outcome="finished")
-        write_report(self.node, finished, written)
+        write_report(self.node, finished, written, self.round_seconds)
         self.stage = Receipt
         return self._reply(Receipt(evaluation=tuple(int(one) for one in evaluation)))
 

@@ -100,6 +100,8 @@ def _serve_one(
         return
     connection.settimeout(READ_TIMEOUT_S)
     try:
+        if not connection.recv(1, socket.MSG_PEEK):
+            return  # someone looked whether the service is up
         reply = answer(_receive(connection))
         connection.sendall(LENGTH.pack(len(reply)) + reply)
     except OSError as error:

@@ -331,7 +331,8 @@ class Source:
         with data_errors("the feature table"):
             self._db.execute(f"CREATE TABLE feature_table AS {relation.sql}")
             self._db.execute(
-                "CREATE TABLE rejects (reason VARCHAR, file VARCHAR, customer VARCHAR, line VARCHAR)"
+                "CREATE TABLE rejects "
+                "(reason VARCHAR, file VARCHAR, customer VARCHAR, line VARCHAR)"
             )
             refused = take_csv_rejects(self._db)
             (rows,) = self._db.execute("SELECT count(*) FROM feature_table").fetchone()

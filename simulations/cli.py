@@ -114,7 +114,9 @@ def small_partner(
             )
 
 
-bench = typer.Typer(help="Benchmarks: one JSON object with figures and goals.", no_args_is_help=True)
+bench = typer.Typer(
+    help="Benchmarks: one JSON object with figures and goals.", no_args_is_help=True
+)
 app.add_typer(bench, name="bench")
 
 

@@ -30,9 +30,7 @@ class Figures:
     lift: float | None
 
 
-def figures(
-    plan_source: bytes, parameters: NDArray[np.float64], held_out: Rows
-) -> Figures:
+def figures(plan_source: bytes, parameters: NDArray[np.float64], held_out: Rows) -> Figures:
     """Exact figures of a model on held-out rows."""
     plan, plan_hash = parse_plan(plan_source), hashlib.sha256(plan_source).digest()
     logits = model_logits(plan, plan_hash, parameters, held_out.features)

@@ -1,8 +1,8 @@
 """The demo's summary: what each party got, what it cost, what went over the wire, where it lies.
 
 Per-party figures come from each party's own report on this machine; in a real federation nobody
-sees another party's. Alone and without-DP figures are computed in process (`simulations.comparison`)
-on the same held-out customers.
+sees another party's. Alone and without-DP figures are computed in process, on the same held-out
+customers (`simulations.comparison`).
 """
 
 from __future__ import annotations

@@ -90,13 +90,15 @@ def test_an_unlisted_requester_is_refused(local: LocalRun) -> None:
     ("old", "new", "code"),
     [
         ('purpose = "marketing"', 'purpose = "credit-scoring"', "purpose"),
-        ("[training]", '[features]\ngroups = ["no-such-group"]\n\n[training]', "features"),
+        ("[training]", '[features]\ngroups = ["recency", "hours"]\n\n[training]', "features"),
         ('["churn_risk"]', '["purchase_propensity"]', "plan"),
     ],
 )
 def test_what_a_policy_does_not_name_is_refused(
     local: LocalRun, old: str, new: str, code: str
 ) -> None:
+    for party in local.federation.homes:
+        edit_policy(local, party, '"hours", ', "")
     assert f"({code})" in refused_run(local, changed(PLAN, old, new))
 
 

@@ -128,6 +128,8 @@ def test_groups_choose_columns_in_catalogue_order_and_an_unknown_group_is_refuse
     assert {column.group for column in EVENTS_1} == set(GROUPS)
     with pytest.raises(PlanError, match="has no group 'weather'"):
         catalogue_columns(("recency", "weather"))
+    with pytest.raises(PlanError, match="has no group 'weather'"):
+        parse_plan(plan_with('[features]\ngroups = ["weather"]'))
 
 
 def test_every_catalogue_column_says_what_it_is() -> None:
