@@ -7,6 +7,7 @@ protocol allows. It is no root of trust: parties check each other's signatures t
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,8 +18,9 @@ import numpy as np
 
 from coordinator.aggregate import Adder
 from coordinator.channel import Channel, Recorder
-from models.evaluation import histogram_auc, histogram_calibration
+from models.evaluation import auc_standard_error, histogram_auc, histogram_calibration
 from models.plan import Plan, parse_plan
+from privacy.accounting import calibrate_release, run_delta
 from privacy.conversation import Conversation
 from privacy.errors import (
     CohortError,
@@ -71,6 +73,7 @@ class RunOutcome:
     refused: Mapping[str, str]
     evaluation: tuple[int, ...]
     auc: float | None
+    auc_standard_error: float | None
     calibration: float | None
 
 
@@ -160,6 +163,7 @@ class _Conduct:
                 party: self._heard(party, frame, Decision)
                 for party, frame in self.decisions.items()
             }
+        self.public_sizes = {party: one.public_size for party, one in decisions.items()}
         refused = {party: one.reason for party, one in decisions.items() if not one.accepted}
         for party in refused:
             self._leave(party)
@@ -209,13 +213,25 @@ class _Conduct:
         if len(evaluation) != 2 * self.plan.evaluation.bins:
             raise ProtocolError("the opened evaluation does not have the plan's number of bins")
         counts = np.array(evaluation, dtype=np.int64)
-        auc = histogram_auc(counts)
+        auc, error = histogram_auc(counts), auc_standard_error(counts, self._noise_deviation())
         calibration = histogram_calibration(counts, self.plan.evaluation.logit_bound)
         if auc is not None:
             self.recorder.metric("auc", auc)
+        if error is not None:
+            self.recorder.metric("auc_standard_error", error)
         if calibration is not None:
             self.recorder.metric("calibration", calibration)
-        return RunOutcome(tuple(sorted(self.cohort)), refused, evaluation, auc, calibration)
+        return RunOutcome(tuple(sorted(self.cohort)), refused, evaluation, auc, error, calibration)
+
+    def _noise_deviation(self) -> float:
+        """Standard deviation of the noise in each opened evaluation cell: every party's, added."""
+        asked = self.plan.privacy
+        variances = [
+            calibrate_release(asked.evaluation_epsilon, run_delta(size, asked.delta)) ** 2
+            for party, size in self.public_sizes.items()
+            if party in self.cohort
+        ]
+        return math.sqrt(sum(variances))
 
     def _enter(self, phase: str, number: int) -> None:
         self.phase, self.round = phase, number

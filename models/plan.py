@@ -140,8 +140,8 @@ class Evaluation(_Section):
     """Once, after the last round: a noised vector of label x score bin over held-out customers."""
 
     held_out: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
-    bins: Annotated[int, Field(ge=20, le=200)] = 40
-    logit_bound: Annotated[float, Field(gt=0, le=50)] = 6.0
+    bins: Annotated[int, Field(ge=20, le=200)] = 20
+    logit_bound: Annotated[float, Field(gt=0, le=50)] = 4.0
 
 
 class Cohort(_Section):

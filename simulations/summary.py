@@ -54,6 +54,7 @@ def _run(demo: FinishedDemo, run: RunDetail) -> dict[str, Any]:
         "plan": run.plan_name,
         "plan_digest": run.plan_digest,
         "released_auc": run.metrics.get("auc"),
+        "released_auc_standard_error": run.metrics.get("auc_standard_error"),
         "released_calibration": run.metrics.get("calibration"),
         "seconds_by_phase": {name: round(value, 1) for name, value in phases.items()},
         "exchanges": len(run.exchanges),
@@ -141,9 +142,10 @@ def render(summary: Mapping[str, Any]) -> Group:
     for run in summary["runs"]:
         parts += [Text(f"\n{run['plan']}", style="bold"), _run_table(run)]
         released = run["released_auc"]
-        shown = "lost in noise" if released is None else f"{released:.3f}"
+        error = run["released_auc_standard_error"]
+        shown = "lost in noise" if released is None else f"{released:.3f} ± {error or 0:.3f}"
         phases = ", ".join(f"{name} {one:.0f}" for name, one in run["seconds_by_phase"].items())
-        parts.append(f"released AUC over all parties (noised, charged): {shown}")
+        parts.append(f"released AUC over all parties: {shown} (its noise is charged, and is the ±)")
         parts.append(f"seconds by phase: {phases}; {run['exchanges']} exchanges")
     parts += [Text("\nbudgets, recomputed from each ledger", style="bold")]
     parts.append(_budget_table(summary["parties"]))

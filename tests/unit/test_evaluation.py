@@ -3,6 +3,7 @@ import pytest
 
 from models.evaluation import (
     auc,
+    auc_standard_error,
     histogram_auc,
     histogram_calibration,
     score_histogram,
@@ -69,6 +70,17 @@ def test_noise_does_not_bias_the_released_auc() -> None:
     values = np.array([one for one in noised if one is not None])
     standard_error = values.std() / np.sqrt(len(values))
     assert abs(values.mean() - (auc(logits, labels) or 0)) < 5 * standard_error + 0.003
+
+
+def test_the_stated_error_is_the_noise_of_the_released_auc() -> None:
+    logits, labels = scored(3000)
+    counts = score_histogram(logits, labels, 20, 4.0)
+    rng = generator(b"e" * 32)
+    noised = [Gaussian(6.0).noised(counts, rng) for _ in range(300)]
+    truth = np.std([histogram_auc(one) for one in noised])
+    stated = np.median([auc_standard_error(one, 6.0) or 0.0 for one in noised[:20]])
+    assert 0.7 < stated / truth < 1.4
+    assert auc_standard_error(counts * 0, 1e-9) is None
 
 
 def test_no_figure_where_noise_left_no_customers() -> None:

@@ -171,7 +171,7 @@ def test_an_end_stays(store: RunStore) -> None:
 
 def test_outcome_comes_back_as_plain_values(store: RunStore) -> None:
     create(store)
-    outcome = RunOutcome(("bank", "shop"), {"late": "budget"}, (1, 2), 0.75, None)
+    outcome = RunOutcome(("bank", "shop"), {"late": "budget"}, (1, 2), 0.75, 0.02, None)
     store.finish("run-1", outcome)
     record = store.get("run-1")
     assert record.state == "finished"
@@ -181,6 +181,7 @@ def test_outcome_comes_back_as_plain_values(store: RunStore) -> None:
         "refused": {"late": "budget"},
         "evaluation": [1, 2],
         "auc": 0.75,
+        "auc_standard_error": 0.02,
         "calibration": None,
     }
 
