@@ -203,11 +203,16 @@ class Plan(_Section):
     cohort: Cohort = Cohort()
     publication: Publication = Publication()
 
-    def as_of(self, party: str) -> date:
-        """The day the published scores speak about; by default the end of the label horizon."""
+    def as_of(self, party: str) -> date | None:
+        """The day the published scores speak about; by default the end of the label horizon.
+
+        None for a feature table without a date of its own: it is taken as it is when it is read.
+        """
         chosen = self.publication.as_of_by_party.get(party, self.publication.as_of)
         if chosen is not None:
             return chosen
+        if self.task.kind == "label":
+            return self.task.cutoff_by_party.get(party, self.task.cutoff)
         return self.task.cutoff_of(party) + timedelta(days=self.task.horizon_days)
 
 

@@ -58,8 +58,8 @@ def publish(node: Node, run: FinishedRun) -> int:
     scored = node.source.scoring_examples(plan, node.party)
     consented = node.source.consented_customers()
     scores = run.scores(scored.features)
-    as_of = plan.as_of(node.party)
     now = datetime.now(UTC)
+    as_of = plan.as_of(node.party) or now.date()
     publication = Publication(
         run_id=run.run_id,
         plan_digest=run.admission.digest,

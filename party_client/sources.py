@@ -268,7 +268,8 @@ class Source:
         )
 
     def _event_sql(self, plan: Plan, party: str, labelled: bool) -> str:
-        day = plan.task.cutoff_of(party) if labelled else plan.as_of(party)
+        scored = None if labelled else plan.as_of(party)
+        day = scored or plan.task.cutoff_of(party)
         usable = f"(SELECT * FROM events WHERE {self._consented()})"
         features = feature_sql(day, plan.task.eligible_days, usable)
         if not labelled:
