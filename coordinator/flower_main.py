@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coordinator import rounds
+from coordinator.channel import Recorder
+from coordinator.empty_messages import EmptyMessageTimer
 from coordinator.flower_channel import FlowerChannel
 from coordinator.member_store import MemberStore
 from coordinator.run_store import RunStore
@@ -37,9 +39,12 @@ def conduct(grid: Grid, run_id: str) -> None:
     store = RunStore(settings.database_url)
     try:
         request = store.load_request(run_id)
-        channel = FlowerChannel(grid, _nodes(settings, request.members))
+        flower = FlowerChannel(grid, _nodes(settings, request.members))
+        recorder: Recorder = store.recorder(run_id)
+        if settings.diagnostics.time_empty_messages:
+            recorder = EmptyMessageTimer(recorder, flower)
         signer = SigningKey.load(settings.coordinator_key)
-        outcome = rounds.run(request, channel, signer, store.recorder(run_id))
+        outcome = rounds.run(request, flower, signer, recorder)
         store.finish(run_id, outcome)
         logger.info("run %s finished", run_id)
     except FedtagsError as error:

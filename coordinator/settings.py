@@ -51,6 +51,11 @@ valid_hours = 72
 [database]
 # Runs, parties and token hashes. A relative SQLite path is relative to this file's folder.
 url = "sqlite:///coordinator.db"
+
+[diagnostics]
+# After every exchange of a run, also send an empty message to the same nodes and record how long
+# that takes: it tells a slow network from slow work. Costs one more message each.
+time_empty_messages = false
 """
 
 
@@ -82,6 +87,12 @@ class Database(_Section):
     url: str = "sqlite:///coordinator.db"
 
 
+class Diagnostics(_Section):
+    """`time_empty_messages`: after every exchange, time an empty one with the same nodes."""
+
+    time_empty_messages: bool = False
+
+
 class CoordinatorSettings(_Section):
     """What coordinator.toml holds. Build it with `load_settings`."""
 
@@ -92,6 +103,7 @@ class CoordinatorSettings(_Section):
     superlink: SuperLink = SuperLink()
     invitations: Invitations = Invitations()
     database: Database = Database()
+    diagnostics: Diagnostics = Diagnostics()
     home: Path = Field(exclude=True)
 
     @property

@@ -49,7 +49,7 @@ def generate() -> dict[str, str]:
     texts = tomllib.loads((DOCS / "reference-texts.toml").read_text(encoding="utf-8"))
     pages = {
         "commands.md": _commands(),
-        "messages.md": _messages(),
+        "messages.md": _messages(texts["treatments"]),
         "plan.md": _plan(texts["plan"]),
         "party-settings.md": _party(texts),
         "coordinator-settings.md": _coordinator(texts["coordinator"]),
@@ -135,7 +135,7 @@ def _argument_help(command: click.Command, one: click.Parameter) -> str | None:
 # Messages ----------------------------------------------------------------------------------------
 
 
-def _messages() -> str:
+def _messages(texts: Mapping[str, str]) -> str:
     parts = [
         "# Messages\n",
         "All that may cross a party's border, with the treatment of each field. How they follow "
@@ -144,9 +144,7 @@ def _messages() -> str:
         f"Anything that a party does not accept is answered with the constant `{REFUSAL.decode()}`"
         ", unsigned and without a reason.\n",
         "## Treatments\n",
-        table(
-            ("treatment", "meaning"), [(f"`{one.value}`", _TREATMENTS[one]) for one in Treatment]
-        ),
+        _described("treatment", [one.value for one in Treatment], texts),
         "\n## In every message (the envelope)\n",
         _message(Envelope),
     ]
@@ -158,14 +156,6 @@ def _messages() -> str:
         for body in bodies:
             parts += [f"### `{body.kind}`\n", _message(body)]
     return "\n".join(parts)
-
-
-_TREATMENTS = {
-    Treatment.CONSTANT: "the same whatever the data are, or fixed before data were touched",
-    Treatment.CHARGED: "noised, and charged to the ledger",
-    Treatment.ENCRYPTED: "only other parties can open it, and what opens is noised and charged",
-    Treatment.DISCLOSED: "a documented disclosure of something that is not customer data",
-}
 
 
 def _message(body: type[BaseModel]) -> str:
@@ -205,7 +195,7 @@ def _party(texts: Mapping[str, Any]) -> str:
             "## Reason codes of a refusal\n",
             _described("code", refusals, texts["reasons"]),
             "## Reasons for which a row is set aside\n",
-            "Counted by `fedtags-party check`; the rows go to `rejected/rejected.csv` in the home.\n",
+            "`check` counts them; the rows go to `rejected/rejected.csv` in the home.\n",
             _described("reason", rejected, texts["rejected"]),
             "## party.toml as `init` writes it\n",
             f"```toml\n{party_toml('bank', 6000)}```\n",

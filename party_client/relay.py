@@ -76,6 +76,9 @@ def serve(address: str, secret: bytes) -> None:
         except httpx.TransportError as error:
             logger.warning("the SuperNode does not answer (%s)", type(error).__name__)
             time.sleep(RETRY_S)
+        except Exception:  # one message that cannot be carried must not end the relay
+            logger.exception("a task could not be carried out")
+            time.sleep(RETRY_S)
         time.sleep(POLL_S)
 
 

@@ -105,8 +105,13 @@ def prepare_folder(folder: Path) -> None:
     (folder / MARKER).touch()
 
 
-def run_demo(folder: Path, scenario: Scenario, progress: Progress) -> FinishedDemo:
-    """Set up, run every plan, stop everything. Whatever happens, no process is left behind."""
+def run_demo(
+    folder: Path, scenario: Scenario, progress: Progress, *, time_empty_messages: bool = False
+) -> FinishedDemo:
+    """Set up, run every plan, stop everything. Whatever happens, no process is left behind.
+
+    `time_empty_messages` switches the coordinator's diagnostics of that name on.
+    """
     seconds: dict[str, float] = {}
     bar = progress.add_task("setting up", total=None)
 
@@ -118,7 +123,7 @@ def run_demo(folder: Path, scenario: Scenario, progress: Progress) -> FinishedDe
     nodes = {party: Command("fedtags-party", home) for party, home in homes.items()}
     try:
         with timed(seconds, "set up"):
-            _set_up(coordinator, nodes, scenario, folder, step)
+            _set_up(coordinator, nodes, scenario, time_empty_messages, step)
         with timed(seconds, "start nodes"):
             step("starting the party nodes")
             _each(nodes, lambda party, node: node("start", "--detach"))
@@ -170,7 +175,7 @@ def _set_up(
     coordinator: Command,
     nodes: Mapping[str, Command],
     scenario: Scenario,
-    folder: Path,
+    time_empty_messages: bool,
     step: Step,
 ) -> None:
     """What the organisations do once: init, invite, join, confirm."""
@@ -180,6 +185,10 @@ def _set_up(
         "init", "--control-port", str(control), "--superlink-port", str(superlink),
         "--federation", "demo",
     )  # fmt: skip
+    if time_empty_messages:
+        config = coordinator.home / "coordinator.toml"
+        text = config.read_text(encoding="utf-8")
+        config.write_text(text.replace("time_empty_messages = false", "time_empty_messages = true"))
     coordinator("start", "--detach")
     step("parties: init, describe the source")
     _each(
@@ -191,7 +200,7 @@ def _set_up(
     for party, node in nodes.items():
         configure_source(node.home, scenario.sources[party])
     step("parties: join by invite")
-    invites = {party: folder / f"{party}.invite.json" for party in nodes}
+    invites = {party: node.home / "invite.json" for party, node in nodes.items()}
     for party, path in invites.items():
         coordinator("party", "invite", party, "--output", str(path))
     _each(nodes, lambda party, node: node("join", str(invites[party]), "--format", "json"))

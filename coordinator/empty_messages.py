@@ -1,0 +1,49 @@
+"""Diagnostics: how long an empty message takes, to the same nodes, beside every real exchange."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from coordinator.channel import Recorder
+from coordinator.flower_channel import FlowerChannel
+
+PHASE = "empty message"
+TIMEOUT_S = 60.0
+
+
+class EmptyMessageTimer:
+    """A `Recorder` that, after each recorded exchange, times an empty one and records that, too.
+
+    The empty one runs between two exchanges, so it is in nobody else's time.
+    """
+
+    def __init__(self, recorder: Recorder, channel: FlowerChannel) -> None:
+        self._recorder, self._channel = recorder, channel
+
+    def phase(self, name: str, round_number: int | None, total_rounds: int) -> None:
+        """As the recorder's own."""
+        self._recorder.phase(name, round_number, total_rounds)
+
+    def exchange(
+        self,
+        phase: str,
+        round_number: int | None,
+        seconds: float,
+        bytes_up: Mapping[str, int],
+        bytes_down: Mapping[str, int],
+    ) -> None:
+        """As the recorder's own, then the empty one; one that failed is not recorded."""
+        self._recorder.exchange(phase, round_number, seconds, bytes_up, bytes_down)
+        started = time.monotonic()
+        if len(self._channel.exchange_empty(bytes_down, TIMEOUT_S)) == len(bytes_down):
+            took = time.monotonic() - started
+            self._recorder.exchange(PHASE, round_number, took, {}, {})
+
+    def metric(self, name: str, value: float) -> None:
+        """As the recorder's own."""
+        self._recorder.metric(name, value)
+
+    def stop_requested(self) -> bool:
+        """As the recorder's own."""
+        return self._recorder.stop_requested()
