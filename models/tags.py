@@ -47,7 +47,7 @@ CHURN_RISK = TagDefinition(
     value_type="enum",
     values=LEVELS,
     description="How likely the customer is to buy nothing within the plan's horizon; "
-    "the score is the calibrated probability of churn.",
+    "the score is the model's estimate of the probability of churn.",
     task="churn",
 )
 
@@ -59,7 +59,7 @@ PURCHASE_PROPENSITY = TagDefinition(
     value_type="enum",
     values=LEVELS,
     description="How likely the customer is to buy within the plan's horizon; "
-    "the score is the calibrated probability of a purchase.",
+    "the score is the model's estimate of the probability of a purchase.",
     task="propensity",
 )
 

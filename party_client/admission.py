@@ -38,9 +38,11 @@ class Admission:
 
 
 def admit(node: Node, run: str, request: Preflight) -> Admission:
-    """Check, reserve, then open the data. Raises PolicyRefusal with a public reason code, and
-    leaves no reservation behind when it does."""
-    fresh_signature(node, run, request)
+    """Check, reserve, then open the data of a freshly signed plan (`fresh_signature`).
+
+    Raises PolicyRefusal with a public reason code, or PlanError, and leaves no reservation behind
+    when it does.
+    """
     plan = parse_plan(request.plan)
     check_tags(plan)
     _check_cohort(node, plan, request.cohort)

@@ -95,15 +95,17 @@ def join(
         offer = read_invite(invite)
         pinned = enrolment.join(settings, offer)
         admitted = admit_requesters(settings, offer.requesters)
-    if format_ is Format.TEXT:
-        Console().print(views.federation_table(pinned))
-        if not admitted:
-            say("policy.toml names other requesters: add the above to `requesters` to admit them")
     ask = format_ is Format.TEXT and not given
+    if ask:  # the operator compares before confirming
+        Console().print(views.federation_table(pinned))
     pinned = settle_members(settings, pinned, given, ask)
     if format_ is Format.JSON:
         write_json(pinned.model_dump(mode="json"))
         return
+    if not ask:
+        Console().print(views.federation_table(pinned))
+    if not admitted:
+        say("policy.toml names other requesters: add the above to `requesters` to admit them")
     waiting = [name for name, member in pinned.members.items() if not member.confirmed]
     say(f"{len(pinned.confirmed)} of {len(pinned.members)} members confirmed")
     if waiting:
@@ -113,7 +115,10 @@ def join(
 
 @app.command()
 def check(context: typer.Context, format_: FormatOption = Format.TEXT) -> None:
-    """Read the source and say what is usable and what is rejected, and why. Changes nothing."""
+    """Read the source and say what is usable and what is rejected, and why.
+
+    Rejected rows are kept aside in HOME/rejected with their reason; nothing else is written.
+    """
     from party_client.sources import open_source
 
     settings = _settings(context)

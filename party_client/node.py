@@ -10,6 +10,7 @@ from party_client.policy import Policy, load_policy
 from party_client.profile_store import ProfileStore
 from party_client.settings import load_settings
 from party_client.sources import Source, open_source
+from privacy.accounting import run_delta
 from privacy.errors import ConfigError
 from privacy.identity import SigningKey
 from privacy.ledger import Ledger
@@ -45,6 +46,11 @@ def open_node(home: Path, entropy: Entropy = system_entropy) -> Node:
     which file and what to do."""
     settings = load_settings(home)
     policy = load_policy(settings.policy)
+    if policy.budget.delta > run_delta(settings.public_size):
+        raise ConfigError(
+            "policy.toml: budget.delta must be at most 1 / (10 * public_size), which is "
+            f"{run_delta(settings.public_size):.3g} here"
+        )
     return Node(
         party=settings.party,
         public_size=settings.public_size,

@@ -93,12 +93,12 @@ class PartyService:
         return reply
 
     def _begin(self, frame: bytes) -> bytes:
-        """A preflight, signed by the coordinator. An unfinished earlier run ends: the coordinator
-        runs one at a time, and could have aborted it."""
-        self._end()
-        self._session, reply = begin(self.node, frame)
-        if self._session is not None:
-            LOG.info("run %s accepted", self._session.run)
+        """A preflight. A fresh one ends an unfinished earlier run: the coordinator runs one at a
+        time, and could have aborted it."""
+        session, reply = begin(self.node, frame, self._end)
+        if session is not None:
+            self._session = session
+            LOG.info("run %s accepted", session.run)
         return reply
 
     def _progress(self) -> tuple[str, int] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from models.catalogue import input_width
@@ -20,7 +20,7 @@ from models.training import (
     noised_evaluation,
     public_weights,
 )
-from party_client.admission import PLAN_INVALID, Admission, admit
+from party_client.admission import PLAN_INVALID, Admission, admit, fresh_signature
 from party_client.node import Node
 from party_client.publication import FinishedRun, publish
 from party_client.report import write_report
@@ -248,8 +248,13 @@ class Session:
         return self.talk.say(body, self.round if isinstance(body, Update) else 0, begins=False)
 
 
-def begin(node: Node, frame: bytes) -> tuple[Session | None, bytes]:
+def begin(
+    node: Node, frame: bytes, end_earlier: Callable[[], None]
+) -> tuple[Session | None, bytes]:
     """Answer a preflight: a session and an accepting Decision, or None and a refusing one.
+
+    `end_earlier` is called once the plan is known to be freshly signed by a pinned requester: it
+    ends an unfinished run, and gives back what that had reserved and not used.
 
     Raises ProtocolError or SignatureError for anything that is not a fresh, well-signed preflight
     of the pinned coordinator and requester.
@@ -270,6 +275,8 @@ def begin(node: Node, frame: bytes) -> tuple[Session | None, bytes]:
     reason = ""
     session: Session | None = None
     try:
+        fresh_signature(node, talk.run, request)
+        end_earlier()
         admission = admit(node, talk.run, request)
         session = Session(node, talk, admission, request.cohort, exchange_key)
     except PolicyRefusal as refusal:

@@ -1,6 +1,6 @@
 """The service's Unix socket: one length-prefixed frame in, one out, per connection.
 
-Mode 0660. Where the SuperNode runs as another user, only that user (SO_PEERCRED) may connect.
+Mode 0660, and only the service's own user (SO_PEERCRED) may connect.
 """
 
 from __future__ import annotations
@@ -24,14 +24,8 @@ READ_TIMEOUT_S = 60.0
 MAX_SOCKET_PATH = 107
 
 
-def serve(
-    answer: Callable[[bytes], bytes], path: Path, close: Callable[[], None], peer_uid: int = -1
-) -> None:
-    """Serve until SIGTERM or SIGINT, then call `close` and remove the socket.
-
-    `peer_uid`: the only user that may connect; -1 means the service's own user (one-user set-up).
-    """
-    allowed = os.getuid() if peer_uid < 0 else peer_uid
+def serve(answer: Callable[[bytes], bytes], path: Path, close: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then call `close` and remove the socket."""
     listener = _listen(path)
     stopping = False
 
@@ -52,7 +46,7 @@ def serve(
                     break
                 raise
             with connection:
-                _serve_one(connection, answer, allowed)
+                _serve_one(connection, answer)
     finally:
         close()
         path.unlink(missing_ok=True)
@@ -90,12 +84,10 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-def _serve_one(
-    connection: socket.socket, answer: Callable[[bytes], bytes], allowed_uid: int
-) -> None:
+def _serve_one(connection: socket.socket, answer: Callable[[bytes], bytes]) -> None:
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     _, uid, _ = struct.unpack("3i", credentials)
-    if uid != allowed_uid:
+    if uid != os.getuid():
         LOG.warning("refused a connection by another user")
         return
     connection.settimeout(READ_TIMEOUT_S)

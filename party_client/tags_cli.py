@@ -49,6 +49,7 @@ class ExportFormat(StrEnum):
 
     CSV = "csv"
     JSON = "json"
+    PARQUET = "parquet"
 
 
 @app.command("show")
@@ -79,7 +80,7 @@ def export(
         Path | None, typer.Option(help="A file to write (mode 0600); by default standard output.")
     ] = None,
     output_format: Annotated[
-        ExportFormat, typer.Option("--format", help="csv or json.")
+        ExportFormat, typer.Option("--format", help="csv, json or parquet.")
     ] = ExportFormat.CSV,
 ) -> None:
     """Write one tag of every customer who has it. Expired tags are left out.
@@ -88,12 +89,16 @@ def export(
     CSV's first column as text where a spreadsheet would run it as a formula.
     """
     name, value = _wanted(tag)
+    if output_format is ExportFormat.PARQUET and output is None:
+        raise ConfigError("--format parquet needs a file: add --output FILE")
     with _store(context) as store, _sink(output) as file:
         records = store.export(name, value)
         if output_format is ExportFormat.CSV:
             _write_csv(records, file)
-        else:
+        elif output_format is ExportFormat.JSON:
             _write_json(records, file)
+        else:
+            _write_parquet(records, file)
 
 
 def record_data(record: TagRecord) -> dict[str, Any]:
@@ -174,6 +179,14 @@ def _write_csv(records: Iterable[TagRecord], file: TextIO) -> None:
     writer = csv.DictWriter(file, EXPORT_COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(record_data(record) for record in records)
+
+
+def _write_parquet(records: Iterable[TagRecord], file: TextIO) -> None:
+    import pandas  # half a second to import, so only where it is used
+
+    rows = [record_data(record) for record in records]
+    frame = pandas.DataFrame(rows, columns=list(EXPORT_COLUMNS))
+    frame.to_parquet(file.buffer, index=False)
 
 
 def _write_json(records: Iterable[TagRecord], file: TextIO) -> None:

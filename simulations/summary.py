@@ -37,6 +37,7 @@ def summarise(demo: FinishedDemo) -> dict[str, Any]:
         "unit_of_privacy": "one customer at one party, add/remove adjacency",
         "runs": [_run(demo, run) for run in demo.runs],
         "parties": {party: _party(demo.folder / party) for party in demo.scenario.sources},
+        "worst_case_epsilon_at_all_parties": _worst_case(demo),
         "seconds": {name: round(value, 1) for name, value in demo.seconds.items()},
         "folder": str(demo.folder),
         "python": platform.python_version(),
@@ -118,10 +119,21 @@ def _party(home: Path) -> dict[str, Any]:
     }
 
 
+def _worst_case(demo: FinishedDemo) -> dict[str, float]:
+    """A customer at every party: all parties' events composed, at the largest of their deltas."""
+    states = [
+        open_ledger(settings.ledger, load_policy(settings.policy)).state()
+        for settings in (load_settings(demo.folder / party) for party in demo.scenario.sources)
+    ]
+    delta = max(state.cap_delta for state in states)
+    charged = [mechanism for state in states for mechanism in state.charged()]
+    return {"epsilon": epsilon(charged, delta), "delta": delta}
+
+
 def _notes(demo: FinishedDemo) -> list[str]:
     notes = [
-        "All processes run under one operating-system user here, so the party service's socket "
-        "cannot tell its SuperNode from others; a party in service uses two users.",
+        "All processes run under one operating-system user, so the party service's socket cannot "
+        "tell its own SuperNode from another program of that user.",
         "The demo confirmed every member's fingerprint by itself and read every party's own "
         "report; in a real federation an operator confirms, and nobody sees another's report.",
     ]
@@ -149,6 +161,10 @@ def render(summary: Mapping[str, Any]) -> Group:
         parts.append(f"seconds by phase: {phases}; {run['exchanges']} exchanges")
     parts += [Text("\nbudgets, recomputed from each ledger", style="bold")]
     parts.append(_budget_table(summary["parties"]))
+    worst = summary["worst_case_epsilon_at_all_parties"]
+    parts.append(
+        f"a customer who is at all parties: ε {worst['epsilon']:.3f} at δ {worst['delta']:.1e}"
+    )
     parts += ["", *(f"• {note}" for note in summary["notes"])]
     parts.append(f"\neverything lies in {summary['folder']}")
     parts.append("seconds: " + ", ".join(f"{k} {v:.0f}" for k, v in summary["seconds"].items()))

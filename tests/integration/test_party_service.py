@@ -10,7 +10,7 @@ import pytest
 from party_client.federation import load_federation, save_federation
 from party_client.service import PartyService
 from privacy.conversation import Conversation
-from privacy.errors import CohortError, PartyTimeout, RunStopped
+from privacy.errors import CohortError, ConfigError, PartyTimeout, RunStopped
 from privacy.identity import SigningKey, sign_plan
 from privacy.messages import (
     REFUSAL,
@@ -349,3 +349,24 @@ def test_no_log_line_or_reply_holds_a_customers_id(
     for customer in customers:
         assert customer.encode() not in wire
         assert customer not in caplog.text
+
+
+def test_a_replayed_preflight_does_not_end_the_active_run(local: LocalRun) -> None:
+    bank, old = local.service("bank"), preflight_frame(local, "run-1")
+    bank.answer(old)
+    active = preflight_frame(local, "run-2")
+    bank.answer(active)
+    assert bank.answer(old) == REFUSAL
+    assert bank._session is not None
+    assert bank._session.run == "run-2"
+    runs = bank.node.ledger.state().runs
+    assert {name: run.state for name, run in runs.items()} == {
+        "run-1": "released",
+        "run-2": "reserved",
+    }
+
+
+def test_a_budget_delta_above_what_the_public_size_allows_is_refused(local: LocalRun) -> None:
+    edit_policy(local, "bank", "delta = ", "delta = 0.00999 #")
+    with pytest.raises(ConfigError, match=r"budget\.delta must be at most"):
+        local.service("bank")

@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
+import pandas
 import pytest
 import typer
 from typer.testing import CliRunner, Result
@@ -207,3 +208,19 @@ def test_a_reader_that_stops_early_is_no_error(home: Path) -> None:
     assert process.wait(60) == 0
     assert process.stderr.read() == ""
     process.stderr.close()
+
+
+def test_export_to_parquet_reads_back_with_its_columns(filled: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tags.parquet"
+    output(
+        filled, "export", "--tag", "churn_risk=high", "--format", "parquet", "--output", str(file)
+    )
+    frame = pandas.read_parquet(file)
+    assert sorted(frame["customer"]) == sorted(["c1", ODD])
+    assert set(frame["run_id"]) == {"run-1"}
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_parquet_without_a_file_is_a_config_error(filled: Path) -> None:
+    result = call(filled, "export", "--tag", "churn_risk", "--format", "parquet")
+    assert isinstance(result.exception, ConfigError)
