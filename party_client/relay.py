@@ -1,7 +1,7 @@
 """Runs Flower's tasks at a party: `python -m party_client.relay`, one resident process.
 
 It takes the place of Flower's SuperExec, which would unpack what the coordinator delivered and
-start a Python process for every message (about a second of processor time each). This one runs no
+start a Python process for every message (nearly two seconds of processor time each). It runs no
 delivered code: a task is carried out only if its bundle is, by SHA-256, the one that this
 installation would build, and then by the installed copy of the same file. Anything else gets an
 error reply. So a coordinator cannot place code at a party at all.

@@ -10,20 +10,27 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="session")
-def public_data() -> Path:
+def find_public_data() -> Path | None:
     """The folder of public data sets: FEDTAGS_DATA, or ../shared/data beside the checkout.
 
-    Without it the test is skipped and says so; where FEDTAGS_REQUIRE lists 'data' it fails.
+    None where there is none; where FEDTAGS_REQUIRE lists 'data', the test fails instead.
     """
     named = os.environ.get("FEDTAGS_DATA")
     folder = Path(named) if named else ROOT.parent / "shared" / "data"
     if (folder / "cdnow" / "CDNOW_master.txt").is_file():
         return folder
-    reason = (
-        f"no public data sets in {folder}: set FEDTAGS_DATA to the folder that holds "
-        "complete_journey/, cdnow/ and online_retail/"
-    )
     if "data" in os.environ.get("FEDTAGS_REQUIRE", "").split(","):
-        pytest.fail(f"FEDTAGS_REQUIRE demands data, but there are {reason}")
-    pytest.skip(reason)
+        pytest.fail("FEDTAGS_REQUIRE demands data, but the public data sets were not found")
+    return None
+
+
+@pytest.fixture(scope="session")
+def public_data() -> Path:
+    """The folder of public data sets; without it the test is skipped and says so."""
+    folder = find_public_data()
+    if folder is None:
+        pytest.skip(
+            "no public data sets found: set FEDTAGS_DATA to the folder that holds "
+            "complete_journey/, cdnow/ and online_retail/"
+        )
+    return folder

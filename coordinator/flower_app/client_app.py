@@ -1,9 +1,12 @@
-"""The shim that Flower runs at a party, in a fresh process for every message.
+"""The shim between Flower and a party: the ClientApp.
 
 It holds no data, key or model and imports Flower and the standard library only: it hands the
 frame to the party's own service over the Unix socket named in the node's configuration and returns
 what that service answers. Both are opaque, signed bytes. On the socket a frame is its length (four
 bytes, big endian) and its bytes; one request and one reply per connection.
+
+A party's relay runs its own installed copy of this file, and only for runs whose bundle is the very
+same; Flower's own SuperExec would unpack and run what the coordinator delivered.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import struct
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-MAX_FRAME_BYTES = 1 << 30
+MAX_FRAME_BYTES = 1 << 29
 # A ConfigRecord takes fewer requests than an array, but only arrays are cut into chunks.
 SMALL_FRAME_BYTES = 1 << 20
 SERVICE_UNREACHABLE = 100
@@ -22,26 +25,35 @@ SERVICE_UNREACHABLE = 100
 
 def carry(message: Message, context: Context) -> Message:
     """One frame to the party service and its reply back; an error reply if the socket fails."""
-    record = message.content["frame"]["bytes"]
-    frame = record.data if isinstance(record, Array) else record
     try:
-        reply = ask(str(context.node_config["socket"]), frame, message.metadata.ttl)
+        reply = ask(str(context.node_config["socket"]), unpack(message), message.metadata.ttl)
     except (OSError, KeyError) as error:
         # The kind of failure only: neither a path nor a byte of the frame goes back.
         reason = f"the party service did not answer ({type(error).__name__})"
         return Message(Error(SERVICE_UNREACHABLE, reason), reply_to=message)
+    return pack(message, reply)
+
+
+def empty(message: Message, context: Context) -> Message:
+    """The bytes that came, reversed, from here: what Flower alone takes, for benchmarks."""
+    return pack(message, unpack(message)[::-1])
+
+
+def unpack(message: Message) -> bytes:
+    """The frame that a message carries. Raises KeyError if it carries none."""
+    value = message.content["frame"]["bytes"]
+    return bytes(value.data if isinstance(value, Array) else value)
+
+
+def pack(message: Message, frame: bytes) -> Message:
+    """The reply to `message` that carries `frame`."""
     content = RecordDict()
-    if len(reply) <= SMALL_FRAME_BYTES:
-        content["frame"] = ConfigRecord({"bytes": reply})
+    if len(frame) <= SMALL_FRAME_BYTES:
+        content["frame"] = ConfigRecord({"bytes": frame})
     else:
-        array = Array("uint8", (len(reply),), "bytes", reply)
+        array = Array("uint8", (len(frame),), "bytes", frame)
         content["frame"] = ArrayRecord({"bytes": array})
     return Message(content, reply_to=message)
-
-
-def wake(message: Message, context: Context) -> Message:
-    """Nothing: it keeps the SuperNode's loop from falling asleep between two frames."""
-    return Message(RecordDict(), reply_to=message)
 
 
 def ask(path: str, frame: bytes, timeout_s: float) -> bytes:
@@ -69,4 +81,4 @@ def receive(connection: socket.socket, count: int) -> bytes:
 
 app = ClientApp()
 app.query("frame")(carry)
-app.query("wake")(wake)
+app.query("empty")(empty)

@@ -236,7 +236,12 @@ def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment plus what every child gets; our own programs lead PATH."""
     own = str(Path(sys.executable).parent)
     path = os.pathsep.join([own, os.environ.get("PATH", os.defpath)])
-    return {**os.environ, "PATH": path, **CHILD_ENVIRONMENT, **(extra or {})}
+    # Flower's HTTP clients follow the proxy settings of the machine, also to loopback.
+    direct = {
+        name: ",".join(filter(None, [os.environ.get(name), "localhost,127.0.0.1,::1"]))
+        for name in ("NO_PROXY", "no_proxy")
+    }
+    return {**os.environ, "PATH": path, **direct, **CHILD_ENVIRONMENT, **(extra or {})}
 
 
 def program(name: str) -> str:

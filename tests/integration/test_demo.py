@@ -1,0 +1,85 @@
+"""The whole federation, every role a process: on the public shops, or else a simulated market."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from party_client.settings import load_settings
+from privacy.accounting import epsilon
+from privacy.ledger import Ledger
+from tests.conftest import find_public_data
+
+PROGRAMS = Path(sys.executable).parent
+
+
+def processes_mentioning(folder: Path) -> list[str]:
+    """Command lines of running processes that name `folder`."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in line and int(entry.parent.name) != os.getpid():
+            found.append(line)
+    return found
+
+
+@pytest.mark.deployed
+@pytest.mark.timeout(900)
+def test_demo_trains_both_plans_and_publishes(tmp_path: Path) -> None:
+    data = find_public_data()
+    folder, summary_file = tmp_path / "d", tmp_path / "summary.json"
+    command = [str(PROGRAMS / "fedtags-sim"), "demo", "--folder", str(folder)]
+    command += ["--json", str(summary_file)]
+    command += ["--customers", "2000"] if data is None else ["--data", str(data)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=850, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert processes_mentioning(folder) == []
+    summary = json.loads(summary_file.read_text())
+    assert len(summary["runs"]) == 2
+    parties = list(summary["parties"])
+    assert len(parties) == 3
+
+    for party in parties:
+        home = folder / party
+        ledger = Ledger(load_settings(home).ledger)
+        ledger.verify()
+        state = ledger.state()
+        assert {run.state for run in state.runs.values()} == {"finished"}
+        ran = [one for run in state.runs.values() for _, one in run.intents]
+        printed = summary["parties"][party]["epsilon_spent"]
+        assert epsilon(ran, state.cap_delta) == pytest.approx(printed, rel=1e-9)
+
+    for run in summary["runs"]:
+        tag = {"churn": "churn_risk", "propensity": "purchase_propensity"}[
+            run["plan"].split("-")[1]
+        ]
+        for party, figures in run["parties"].items():
+            shown = subprocess.run(
+                [
+                    str(PROGRAMS / "fedtags-party"), "--home", str(folder / party),
+                    "tags", "export", "--tag", tag, "--format", "json",
+                ],
+                capture_output=True, text=True, check=True,
+            )  # fmt: skip
+            records = json.loads(shown.stdout)
+            assert len(records) == figures["tags_written"] > 0
+            assert {one["run_id"] for one in records} == {run["run"]}
+            assert figures["bytes_up"] > 0
+            assert figures["epsilon_run"] < 2.0
+            assert figures["joint"]["auc"] > 0.6
+
+    if data is not None:
+        churn = summary["runs"][0]["parties"]
+        assert {party: one["eligible"] for party, one in churn.items()} == {
+            "grocer": 2416,
+            "musicshop": 7249,
+            "giftshop": 2772,
+        }
+        # Non-private figures are .88 / .70 / .76; a joint model that learned is near them.
+        assert churn["grocer"]["joint"]["auc"] > 0.8
