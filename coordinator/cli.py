@@ -88,11 +88,13 @@ def start(
 ) -> None:
     """Run the SuperLink and the control plane; in the foreground unless --detach."""
     from coordinator import processes
+    from privacy.hosting.bundle import bundle_hash
 
     settings = _settings(context)
     if detach:
         pid = processes.run_detached(settings)
         say(f"coordinator running (pid {pid}): {settings.control_url}; stop it with `stop`")
+        say(f"Flower bundle {bundle_hash()}; every party's `status` must show the same")
         return
     say(f"starting {settings.control_url}; logs in {settings.home / 'logs'}; Ctrl-C stops it")
     processes.run_foreground(settings)

@@ -174,7 +174,7 @@ class ControlPlane:
             if record.stop_requested
             else RunError(
                 f"run {record.run_id} was cut short: its ServerApp ended without a result. What "
-                "the parties reserved for it counts as spent; see logs/superexec.log, then "
+                "the parties reserved for it counts as spent; see logs/serverapp.log, then "
                 "submit the plan again"
             )
         )

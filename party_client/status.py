@@ -10,12 +10,16 @@ from typing import Any
 from party_client.federation import FEDERATION_NAME, load_federation
 from party_client.processes import child_pid, service_answers, supervisor_pid
 from party_client.settings import PartySettings
+from privacy.hosting.bundle import bundle_hash
 from privacy.ledger import Ledger
 
 
 @dataclass(frozen=True)
 class Status:
-    """`epsilon_*` at the ledger's delta for one customer at this party, over all runs."""
+    """`epsilon_*` at the ledger's delta for one customer at this party, over all runs.
+
+    `bundle`: SHA-256 of the Flower bundle that this installation accepts.
+    """
 
     party: str
     running: bool
@@ -31,6 +35,7 @@ class Status:
     last_run: str | None
     last_run_state: str | None
     last_report_at: str | None
+    bundle: str
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -60,6 +65,7 @@ def read_status(settings: PartySettings) -> Status:
         last_run=last_run,
         last_run_state=state.runs[last_run].state if last_run else None,
         last_report_at=_last_report(settings),
+        bundle=bundle_hash(),
     )
 
 

@@ -80,4 +80,5 @@ def status_table(status: Status) -> Table:
         table.add_row("last run", "none")
     else:
         table.add_row("last run", f"{status.last_run} ({status.last_run_state})")
+    table.add_row("Flower bundle", status.bundle)
     return table

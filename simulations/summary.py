@@ -159,6 +159,11 @@ def render(summary: Mapping[str, Any]) -> Group:
         phases = ", ".join(f"{name} {one:.0f}" for name, one in run["seconds_by_phase"].items())
         parts.append(f"released AUC over all parties: {shown} (its noise is charged, and is the ±)")
         parts.append(f"seconds by phase: {phases}; {run['exchanges']} exchanges")
+    parts += [Text("\nrows rejected, and why", style="bold")]
+    parts += [
+        f"{party}: {_reasons(one['rejected'])}"
+        for party, one in summary["runs"][-1]["parties"].items()
+    ]
     parts += [Text("\nbudgets, recomputed from each ledger", style="bold")]
     parts.append(_budget_table(summary["parties"]))
     worst = summary["worst_case_epsilon_at_all_parties"]
@@ -191,6 +196,11 @@ def _run_table(run: Mapping[str, Any]) -> Table:
             f"{one['bytes_down'] / 1000:,.0f}",
         )
     return table
+
+
+def _reasons(rejected: Mapping[str, int]) -> str:
+    named = (f"{reason.replace('_', ' ')} {count:,}" for reason, count in rejected.items())
+    return ", ".join(named) or "none"
 
 
 def _figures(one: Mapping[str, float | None]) -> str:
