@@ -19,7 +19,8 @@ from privacy.messages import MAX_FRAME_BYTES
 
 LOG = logging.getLogger(__name__)
 LENGTH = struct.Struct(">I")
-READ_TIMEOUT_S = 60.0
+# A peer on this machine sends at once; one that does not must not keep the service waiting.
+READ_TIMEOUT_S = 10.0
 # A path longer than this does not fit the operating system's socket address.
 MAX_SOCKET_PATH = 107
 

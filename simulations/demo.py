@@ -12,11 +12,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from models.plan import read_plan
 from party_client.source_settings import SourceSettings
 from party_client.supernode import free_port
 from privacy.errors import ConfigError
+from privacy.hosting.processes import signals_held
 from privacy.hosting.supervision import error_of
 from privacy.identity import SigningKey, fingerprint
 from simulations.homes import configure_source
@@ -134,7 +136,7 @@ def run_demo(
                 with timed(seconds, f"run {plan.stem}"):
                     runs.append(_run_plan(coordinator, client, plan, progress, bar))
     finally:
-        with timed(seconds, "stop"):
+        with signals_held(), timed(seconds, "stop"):
             step("stopping every process")
             _stop(coordinator, nodes)
     progress.remove_task(bar)
@@ -154,21 +156,28 @@ class Command:
         Raises the error that the program's exit code names, with the program's own message.
         """
         program = Path(sys.executable).with_name(self.program)
-        done = subprocess.run(  # noqa: S603 - our own programs, arguments made here
+        process = subprocess.Popen(  # noqa: S603 - our own programs, arguments made here
             [str(program), "--home", str(self.home), *arguments],
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONSAFEPATH": "1"},
             # Ctrl-C reaches the demo alone, which then stops everything in order.
             start_new_session=True,
-            check=False,
         )
-        if check and done.returncode != 0:
-            raise error_of(done.returncode)(
-                f"{self.program} {' '.join(arguments[:2])}: {done.stderr.strip()}"
+        try:
+            shown, error = process.communicate()
+        except BaseException:
+            # Never SIGKILL: an interrupted `start --detach` takes back what it has begun.
+            process.send_signal(signal.SIGINT)
+            process.communicate()
+            raise
+        if check and process.returncode != 0:
+            raise error_of(process.returncode)(
+                f"{self.program} {' '.join(arguments[:2])}: {error.strip()}"
             )
-        return done.stdout
+        return shown
 
 
 def _set_up(
@@ -270,7 +279,13 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 def _each(nodes: Mapping[str, Command], act: Callable[[str, Command], object]) -> None:
     """Do one thing at every party at once; the first error is raised when all are done."""
-    with ThreadPoolExecutor(max_workers=len(nodes)) as pool:
+    pool = ThreadPoolExecutor(max_workers=len(nodes))
+    try:
         futures = [pool.submit(act, party, node) for party, node in nodes.items()]
+        wait(futures)
+    finally:
+        # After Ctrl-C, too: a start that is still under way could not be stopped yet.
+        with signals_held():
+            pool.shutdown(cancel_futures=True)
     for future in futures:
         future.result()
