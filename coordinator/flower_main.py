@@ -21,7 +21,7 @@ from coordinator.run_store import RunStore
 from coordinator.settings import HOME_VARIABLE, CoordinatorSettings, load_settings
 from coordinator.superlink import SuperLink, canonical_public_key
 from privacy.errors import ConfigError, FedtagsError, RunError
-from privacy.identity import SigningKey
+from privacy.identity import SigningKey, read_secret
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
@@ -63,7 +63,7 @@ def _nodes(settings: CoordinatorSettings, members: Collection[str]) -> Mapping[s
     """Flower's node id of each member, found by the public key registered at enrolment."""
     link = SuperLink(settings.superlink_address, settings.ca_certificate)
     by_key = {node.public_key: node.node_id for node in link.nodes()}
-    enrolled = MemberStore(settings.database_url, settings.token_key.read_bytes())
+    enrolled = MemberStore(settings.database_url, read_secret(settings.token_key))
     try:
         keys = {party.name: party.supernode_public_key for party in enrolled.parties()}
     finally:

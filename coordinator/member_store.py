@@ -20,9 +20,8 @@ from coordinator.run_store import MIGRATIONS
 from coordinator.tables import api_tokens, invitations, parties, requesters
 from privacy.errors import ConfigError
 from privacy.hosting.database import open_engine, reading, store_errors, utc_now
-from privacy.hosting.enrolment import PARTY_PATTERN
 from privacy.hosting.migrations import upgrade_engine
-from privacy.identity import fingerprint
+from privacy.identity import PARTY_PATTERN, fingerprint
 
 TOKEN_BYTES = 32
 

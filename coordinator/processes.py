@@ -11,7 +11,6 @@ from privacy.hosting.processes import accepts_connections, check_port_free
 from privacy.hosting.supervision import (
     Child,
     Supervisor,
-    running_pid,
     start_detached,
     stop_service,
 )
@@ -57,8 +56,3 @@ def run_detached(settings: CoordinatorSettings) -> int:
 def stop(settings: CoordinatorSettings) -> None:
     """Stop them. Raises NotRunningError if none was running."""
     stop_service(settings.home, SERVICE_NAME)
-
-
-def supervisor_pid(settings: CoordinatorSettings) -> int | None:
-    """The supervisor's pid, None if the coordinator is not running."""
-    return running_pid(settings.home, SERVICE_NAME)

@@ -12,9 +12,8 @@ from coordinator.control import ControlPlane, Executor, Identity
 from coordinator.member_store import MemberStore
 from coordinator.run_store import RunStore
 from coordinator.settings import CoordinatorSettings
-from coordinator.setup import read_token_key
 from privacy.errors import CertificateError
-from privacy.identity import SigningKey
+from privacy.identity import SigningKey, read_secret
 
 
 def open_control_plane(settings: CoordinatorSettings, executor: Executor) -> ControlPlane:
@@ -34,7 +33,7 @@ def open_control_plane(settings: CoordinatorSettings, executor: Executor) -> Con
     )
     return ControlPlane(
         identity,
-        MemberStore(settings.database_url, read_token_key(settings)),
+        MemberStore(settings.database_url, read_secret(settings.token_key)),
         RunStore(settings.database_url),
         executor,
         timedelta(hours=settings.invitations.valid_hours),

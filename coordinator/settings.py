@@ -63,31 +63,31 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Control(_Section):
+class ControlSettings(_Section):
     """The control plane's API."""
 
     port: Port = 8470
 
 
-class SuperLink(_Section):
+class SuperLinkSettings(_Section):
     """Flower's SuperLink."""
 
     port: Port = 8471
 
 
-class Invitations(_Section):
+class InvitationSettings(_Section):
     """`valid_hours`: how long an invite can be used."""
 
     valid_hours: Annotated[int, Field(ge=1, le=24 * 90)] = 72
 
 
-class Database(_Section):
+class DatabaseSettings(_Section):
     """An SQLAlchemy URL; a relative SQLite path is relative to the home."""
 
     url: str = "sqlite:///coordinator.db"
 
 
-class Diagnostics(_Section):
+class DiagnosticsSettings(_Section):
     """`time_empty_messages`: after every exchange, time an empty one with the same nodes."""
 
     time_empty_messages: bool = False
@@ -99,11 +99,11 @@ class CoordinatorSettings(_Section):
     format: Literal[1]
     federation: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
     host: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]{1,253}$")] = "127.0.0.1"
-    control: Control = Control()
-    superlink: SuperLink = SuperLink()
-    invitations: Invitations = Invitations()
-    database: Database = Database()
-    diagnostics: Diagnostics = Diagnostics()
+    control: ControlSettings = ControlSettings()
+    superlink: SuperLinkSettings = SuperLinkSettings()
+    invitations: InvitationSettings = InvitationSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    diagnostics: DiagnosticsSettings = DiagnosticsSettings()
     home: Path = Field(exclude=True)
 
     @property

@@ -11,7 +11,7 @@ from coordinator.settings import CONFIG_NAME, TEMPLATE, CoordinatorSettings, loa
 from privacy.errors import ConfigError
 from privacy.hosting.certificates import create_authority, create_server_certificate
 from privacy.hosting.homes import fresh_home
-from privacy.identity import SigningKey, fingerprint, write_secret
+from privacy.identity import SigningKey, fingerprint, read_secret, write_secret
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def initialise(
         )
         write_secret(settings.superexec_secret, secrets.token_hex(32).encode())
         write_secret(settings.token_key, secrets.token_bytes(32))
-        members = MemberStore(settings.database_url, read_token_key(settings))
+        members = MemberStore(settings.database_url, read_secret(settings.token_key))
         try:
             members.add_requester(requester, requester_key.public)
             token = members.add_api_token("admin", "admin")
@@ -72,16 +72,3 @@ def initialise(
     return Initialised(
         load_settings(home), fingerprint(coordinator.public), fingerprint(requester_key.public)
     )
-
-
-def read_token_key(settings: CoordinatorSettings) -> bytes:
-    """The 32 bytes under which tokens are hashed. Raises ConfigError."""
-    try:
-        key = settings.token_key.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"{settings.token_key} cannot be read ({error.strerror}); restore it from backup"
-        ) from error
-    if len(key) != 32:
-        raise ConfigError(f"{settings.token_key} does not hold 32 bytes; restore it from backup")
-    return key

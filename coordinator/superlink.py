@@ -12,7 +12,6 @@ process takes.
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +34,6 @@ from flwr.proto.control_pb2 import (
     RegisterNodeRequest,
     StartRunRequest,
     StopRunRequest,
-    UnregisterNodeRequest,
 )
 from flwr.proto.fab_pb2 import Fab
 from flwr.supercore.control import ControlHttpClient
@@ -46,7 +44,6 @@ from privacy.errors import ConfigError, NotRunningError, RunError
 from privacy.hosting.bundle import bundle_bytes
 from privacy.hosting.processes import accepts_connections, check_port_free
 from privacy.hosting.supervision import Child, program
-from privacy.identity import write_secret
 
 
 @dataclass(frozen=True)
@@ -65,11 +62,6 @@ class SuperLinkFiles:
     def address(self) -> str:
         """host:port, with brackets round an IPv6 host."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def create_superexec_secret(path: Path) -> None:
-    """Make what SuperExec proves itself to the SuperLink with (0600). Existing: ConfigError."""
-    write_secret(path, secrets.token_hex(32).encode("ascii"))
 
 
 def superlink_child(files: SuperLinkFiles) -> Child:
@@ -131,14 +123,6 @@ class SuperLink:
         request = RegisterNodeRequest(public_key=_pem(key), name=name)
         with self._client() as client:
             _call(client.RegisterNode, request, allow=ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE)
-
-    def unregister_node(self, public_key: str) -> None:
-        """Shut the SuperNode with this public key out; unknown is no error."""
-        wanted = canonical_public_key(public_key)
-        with self._client() as client:
-            for node in self.nodes():
-                if node.public_key == wanted:
-                    _call(client.UnregisterNode, UnregisterNodeRequest(node_id=node.node_id))
 
     def nodes(self) -> list[Node]:
         """All registered SuperNodes."""

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from models.plan import Plan
 
 CATALOGUE = "events-1"
-RETURN_TYPES = ("return", "refund")
-EVENT_COLUMNS = ("customer", "time", "amount_cents", "type", "category", "channel")
 IS_RETURN = "(amount_cents < 0 OR coalesce(type IN ('return', 'refund'), false))"
 
 
@@ -182,8 +180,8 @@ def input_width(plan: Plan) -> int:
 def feature_sql(cutoff: date, eligible_days: int, events: str = "events") -> str:
     """DuckDB SQL: one row per customer who bought in the `eligible_days` before `cutoff`.
 
-    `events` names a relation with `EVENT_COLUMNS` (customer text, time TIMESTAMP, amount_cents
-    BIGINT, type/category/channel text or NULL). The result has `customer` and every column of
+    `events` names a relation with customer (text), time (TIMESTAMP), amount_cents (BIGINT) and
+    type, category, channel (text or NULL). The result has `customer` and every column of
     `EVENTS_1`, NULL where the column's public `missing` value applies. No event at or after the
     cut-off is read. Each row depends on its customer's events only: all grouping and all windows
     are by customer, all sums are of integers.

@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from models.catalogue import catalogue_columns
 from models.features import FeatureColumn, Name
 from privacy.errors import ConfigError, PlanError
+from privacy.identity import PARTY_PATTERN
+from privacy.packing import MAX_PARTIES
 
-PARTY_PATTERN = r"^[a-z][a-z0-9-]{0,30}$"
 MAX_PLAN_BYTES = 64 * 1024
 PartyName = Annotated[str, Field(pattern=PARTY_PATTERN)]
 
@@ -148,7 +149,7 @@ class Cohort(_Section):
     """Who takes part. With two parties the sum gives away the other's update; only DP protects."""
 
     parties: tuple[PartyName, ...] = ()
-    minimum: Annotated[int, Field(ge=2, le=15)] = 3
+    minimum: Annotated[int, Field(ge=2, le=MAX_PARTIES)] = 3
     accept_two_party: bool = False
     timeout_seconds: Annotated[int, Field(ge=5, le=3600)] = 180
 
@@ -159,8 +160,8 @@ class Cohort(_Section):
                 "cohort.minimum = 2 needs cohort.accept_two_party = true: with two parties the "
                 "sum gives away the other's update and only differential privacy protects it"
             )
-        if len(set(self.parties)) != len(self.parties) or len(self.parties) > 15:
-            raise ValueError("cohort.parties: every party once, at most fifteen")
+        if len(set(self.parties)) != len(self.parties) or len(self.parties) > MAX_PARTIES:
+            raise ValueError(f"cohort.parties: every party once, at most {MAX_PARTIES}")
         if self.parties and len(self.parties) < self.minimum:
             raise ValueError("cohort.parties names fewer parties than cohort.minimum")
         return self

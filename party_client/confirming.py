@@ -12,21 +12,23 @@ from party_client.enrolment import confirm
 from party_client.federation import PinnedFederation
 from party_client.settings import PartySettings
 from privacy.errors import ConfigError
+from privacy.identity import PARTY_PATTERN
 
-_PAIR = re.compile(r"([a-z][a-z0-9-]{0,30})=([0-9a-fA-F]{4}(?:-[0-9a-fA-F]{4}){4})")
+_FINGERPRINT = re.compile(r"[0-9a-fA-F]{4}(-[0-9a-fA-F]{4}){4}")
 
 
 def parse_confirmations(pairs: Sequence[str]) -> dict[str, str]:
     """NAME=FINGERPRINT pairs as a mapping. Raises ConfigError for any other shape."""
     parsed: dict[str, str] = {}
     for pair in pairs:
-        match = _PAIR.fullmatch(pair)
-        if match is None or match[1] in parsed:
+        name, _, given = pair.partition("=")
+        sound = re.fullmatch(PARTY_PATTERN, name) and _FINGERPRINT.fullmatch(given)
+        if not sound or name in parsed:
             raise ConfigError(
                 "--confirm needs NAME=FINGERPRINT, each name once, such as "
                 "bank=0123-4567-89ab-cdef-0123"
             )
-        parsed[match[1]] = match[2].lower()
+        parsed[name] = given.lower()
     return parsed
 
 

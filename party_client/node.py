@@ -12,7 +12,7 @@ from party_client.settings import load_settings
 from party_client.sources import Source, open_source
 from privacy.accounting import run_delta
 from privacy.errors import ConfigError
-from privacy.identity import SigningKey
+from privacy.identity import SigningKey, read_secret
 from privacy.ledger import Ledger
 from privacy.randomness import Entropy, system_entropy
 
@@ -55,7 +55,7 @@ def open_node(home: Path, entropy: Entropy = system_entropy) -> Node:
         party=settings.party,
         public_size=settings.public_size,
         key=SigningKey.load(settings.identity_key),
-        local_key=_local_key(settings.local_key),
+        local_key=read_secret(settings.local_key),
         federation=load_federation(home),
         policy=policy,
         ledger=open_ledger(settings.ledger, policy),
@@ -71,15 +71,3 @@ def open_ledger(path: Path, policy: Policy) -> Ledger:
     ledger = Ledger(path)
     ledger.amend(cap_epsilon=policy.budget.epsilon, cap_delta=policy.budget.delta)
     return ledger
-
-
-def _local_key(path: Path) -> bytes:
-    try:
-        key = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read; restore it from backup: who is held out depends on it"
-        ) from error
-    if len(key) != 32:
-        raise ConfigError(f"{path} does not hold 32 bytes; restore it from backup")
-    return key

@@ -19,6 +19,7 @@ from models.catalogue import GROUPS
 from models.plan import Plan, describe_validation_error
 from models.tags import JOINT_TAGS
 from privacy.errors import ConfigError, PolicyRefusal
+from privacy.packing import MAX_PARTIES
 
 # Public reason codes. A requester sees the code alone; the message stays in the party's log.
 REQUESTER = "requester"  # the plan's requester is not on the party's list
@@ -111,7 +112,7 @@ class Policy(_Section):
     model_families: frozenset[Literal["logistic", "mlp"]]
     tags: frozenset[str]
     max_epsilon_per_run: Annotated[float, Field(gt=0)]
-    minimum_cohort: Annotated[int, Field(ge=2, le=15)]
+    minimum_cohort: Annotated[int, Field(ge=2, le=MAX_PARTIES)]
     accept_two_party: bool = False
     minimum_customers: Annotated[int, Field(ge=0)] = 0
     approval: Literal["automatic"]

@@ -41,22 +41,11 @@ from party_client.readers import (
 )
 from party_client.source_settings import (
     OPTIONAL_EVENT_COLUMNS,
-    ConsentSettings,
     SourceFile,
     SourceSettings,
 )
 from party_client.tables import LABEL, TABLE_REASONS, require_one_row_each, table_sql
 from privacy.errors import ConfigError, DataError
-
-__all__ = [
-    "ConsentSettings",
-    "Examples",
-    "Source",
-    "SourceFile",
-    "SourceReport",
-    "SourceSettings",
-    "open_source",
-]
 
 _TRUTHY = ("1", "true", "t", "yes", "y", "on")
 

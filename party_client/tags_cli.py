@@ -18,8 +18,9 @@ from sqlalchemy import make_url
 
 from models.tags import JOINT_TAGS
 from party_client.profile_store import ProfileStore, TagRecord
-from party_client.settings import DEFAULT_HOME, HOME_VARIABLE, load_settings
+from party_client.settings import load_settings
 from privacy.errors import ConfigError, StoreError
+from privacy.hosting.commands import Format, say, write_json
 
 app = typer.Typer(help="Read this party's own tags.", no_args_is_help=True)
 
@@ -37,13 +38,6 @@ EXPORT_COLUMNS = (
 )
 
 
-class ShowFormat(StrEnum):
-    """How one customer's tags are printed."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
 class ExportFormat(StrEnum):
     """How many customers' tags are written."""
 
@@ -57,16 +51,16 @@ def show(
     context: typer.Context,
     customer: Annotated[str, typer.Argument(help="The customer's id at this party.")],
     output_format: Annotated[
-        ShowFormat, typer.Option("--format", help="text, or json for scripts.")
-    ] = ShowFormat.TEXT,
+        Format, typer.Option("--format", help="text, or json for scripts.")
+    ] = Format.TEXT,
 ) -> None:
     """Print all tags of one customer, with where they come from; expired ones are marked."""
     with _store(context) as store:
         records = store.show(customer)
-    if output_format is ShowFormat.JSON:
-        typer.echo(json.dumps([record_data(record) for record in records], indent=2))
+    if output_format is Format.JSON:
+        write_json([record_data(record) for record in records])
     elif not records:
-        typer.echo("no tag is stored for this customer")
+        say("no tag is stored for this customer")
     else:
         for record in records:
             _print(record)
@@ -136,8 +130,9 @@ def _wanted(text: str) -> tuple[str, str | None]:
 
 @contextmanager
 def _store(context: typer.Context) -> Iterator[ProfileStore]:
-    given = context.find_root().params.get("home") or os.environ.get(HOME_VARIABLE)
-    url = load_settings(Path(given or DEFAULT_HOME).expanduser()).profile_store_url
+    home = context.obj
+    assert isinstance(home, Path)
+    url = load_settings(home).profile_store_url
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
         raise StoreError("the profile store is empty: no run has published tags here yet")
@@ -182,11 +177,13 @@ def _write_csv(records: Iterable[TagRecord], file: TextIO) -> None:
 
 
 def _write_parquet(records: Iterable[TagRecord], file: TextIO) -> None:
-    import pandas  # half a second to import, so only where it is used
+    import pyarrow  # a tenth of a second to import, so only where it is used
+    from pyarrow import parquet
 
+    kinds = {"score": pyarrow.float64()}
+    schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in EXPORT_COLUMNS])
     rows = [record_data(record) for record in records]
-    frame = pandas.DataFrame(rows, columns=list(EXPORT_COLUMNS))
-    frame.to_parquet(file.buffer, index=False)
+    parquet.write_table(pyarrow.Table.from_pylist(rows, schema), file.buffer)
 
 
 def _write_json(records: Iterable[TagRecord], file: TextIO) -> None:
@@ -201,7 +198,7 @@ def _print(record: TagRecord) -> None:
     definition, source = JOINT_TAGS.get(record.tag), record.publication
     name = f" ({definition.display_name}, {definition.display_name_zh})" if definition else ""
     until = "expired after" if record.status == "expired" else "valid until"
-    typer.echo(f"{record.tag}{name}: {record.value}, score {record.score:.3f}")
-    typer.echo(f"  {until} {record.valid_until}, about {source.as_of}")
-    typer.echo(f"  run {source.run_id} of {', '.join(source.parties)}")
-    typer.echo(f"  model {source.model_digest}, epsilon {source.epsilon:.3g} at {source.delta:.3g}")
+    say(f"{record.tag}{name}: {record.value}, score {record.score:.3f}")
+    say(f"  {until} {record.valid_until}, about {source.as_of}")
+    say(f"  run {source.run_id} of {', '.join(source.parties)}")
+    say(f"  model {source.model_digest}, epsilon {source.epsilon:.3g} at {source.delta:.3g}")

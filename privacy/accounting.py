@@ -94,7 +94,7 @@ def _calibrate(
     """
     if not (math.isfinite(target) and target > 0):
         raise PrivacyError("epsilon must be a finite number above 0")
-    sigma = max(0.3, scale * math.sqrt(2 * math.log(1.25 / delta)) / target)
+    sigma = max(MIN_NOISE_MULTIPLIER, scale * math.sqrt(2 * math.log(1.25 / delta)) / target)
     for _ in range(40):
         if sigma > MAX_NOISE_MULTIPLIER:
             break

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from privacy.errors import ConfigError, SignatureError
 
 SIGNATURE_BYTES = 64
-PUBLIC_KEY_BYTES = 32
+SECRET_BYTES = 32
+PARTY_PATTERN = r"^[a-z][a-z0-9-]{0,30}$"
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,19 @@ def write_secret(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def read_secret(path: Path) -> bytes:
+    """The 32 secret bytes in `path`. Raises ConfigError if it is missing or of another length."""
+    try:
+        secret = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}); restore it from backup"
+        ) from error
+    if len(secret) != SECRET_BYTES:
+        raise ConfigError(f"{path} does not hold {SECRET_BYTES} bytes; restore it from backup")
+    return secret
 
 
 def verify(public: bytes, signature: bytes, data: bytes) -> None:

@@ -159,7 +159,6 @@ PARTY_MESSAGES: tuple[type[Body], ...] = (
     Receipt,
     Acknowledged,
 )
-_BY_KIND = {body.kind: body for body in (*COORDINATOR_MESSAGES, *PARTY_MESSAGES)}
 
 
 class Header(BaseModel):
@@ -239,14 +238,6 @@ def body_of(envelope: Envelope, expected: type[BodyT]) -> BodyT:
         return expected.model_validate(_tuples(envelope.body))
     except ValidationError as error:
         raise ProtocolError(f"the body of a {expected.kind} message is malformed") from error
-
-
-def body_type(envelope: Envelope) -> type[Body]:
-    """The class of the envelope's message type. Raises ProtocolError if there is none."""
-    body = _BY_KIND.get(envelope.type)
-    if body is None:
-        raise ProtocolError("unknown message type")
-    return body
 
 
 def _tuples(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,8 +23,8 @@ COUNT_BOUND = 1 << 40
 class DeltaCode:
     """How a model delta becomes integers: public constants of a run.
 
-    `bound`: each coordinate is clamped to [-bound, bound]; `weight`: the party's public weight in
-    (0, 1]; `largest_weight`: the cohort's largest, so that all parties share one step size.
+    `bound`: each coordinate is clamped to [-bound, bound]; `largest_weight`: the cohort's largest
+    public weight, in (0, 1], so that all parties share one step size.
     """
 
     bound: float
@@ -36,18 +36,21 @@ class DeltaCode:
         return self.bound * self.largest_weight
 
     def quantise(
-        self, delta: NDArray[np.float64], weight: float, rng: np.random.Generator
+        self, model_delta: NDArray[np.float64], weight: float, rng: np.random.Generator
     ) -> NDArray[np.int64]:
-        """Clamp, weigh and round `delta` (shape (d,)) stochastically (unbiased) to 20 bits."""
-        weighted = np.clip(delta, -self.bound, self.bound) * weight
+        """Clamp, weigh and round `model_delta` (shape (d,)) to 20 bits, stochastically: unbiased.
+
+        `weight`: the party's own public weight.
+        """
+        weighted = np.clip(model_delta, -self.bound, self.bound) * weight
         scaled = (weighted / self.limit + 1) / 2 * LEVELS
         floor = np.floor(scaled)
-        rounded = floor + (rng.random(delta.shape) < scaled - floor)
+        rounded = floor + (rng.random(model_delta.shape) < scaled - floor)
         values: NDArray[np.int64] = np.clip(rounded, 0, LEVELS).astype(np.int64)
         return values
 
     def dequantise(self, total: NDArray[np.int64], parties: int) -> NDArray[np.float64]:
-        """The weighted sum of deltas from the sum of `parties` quantised ones."""
+        """The weighted sum of model deltas from the sum of `parties` quantised ones."""
         return (total.astype(np.float64) * 2 / LEVELS - parties) * self.limit
 
 

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 
 from coordinator.api_models import RunDetail
 from coordinator.client import CoordinatorClient
@@ -117,8 +117,14 @@ def run_demo(
     seconds: dict[str, float] = {}
     bar = progress.add_task("setting up", total=None)
 
+    shown = ""
+
     def step(text: str) -> None:
+        nonlocal shown
         progress.update(bar, description=text)
+        if text != shown and not progress.console.is_terminal:
+            progress.console.print(text)  # no bars in a log, so a line for each step
+        shown = text
 
     homes = {party: folder / party for party in scenario.sources}
     coordinator = Command("fedtags-coordinator", folder / "coordinator")
@@ -134,7 +140,7 @@ def run_demo(
             runs = []
             for plan in scenario.plans:
                 with timed(seconds, f"run {plan.stem}"):
-                    runs.append(_run_plan(coordinator, client, plan, progress, bar))
+                    runs.append(_run_plan(coordinator, client, plan, progress, step))
     finally:
         with signals_held(), timed(seconds, "stop"):
             step("stopping every process")
@@ -237,10 +243,10 @@ def _run_plan(
     client: CoordinatorClient,
     file: Path,
     progress: Progress,
-    bar: TaskID,
+    step: Step,
 ) -> RunDetail:
     plan, _ = read_plan(file)
-    progress.update(bar, description=f"{plan.name}: submitting the plan")
+    step(f"{plan.name}: submitting the plan")
     run_id = json.loads(coordinator("plan", "submit", str(file), "--format", "json"))["run_id"]
     # Preflight, two key exchanges, the rounds, evaluation, publication.
     total = plan.training.rounds + 5
@@ -250,7 +256,7 @@ def _run_plan(
         where = run.phase or "starting"
         if run.round:
             where += f" {run.round}/{run.total_rounds}"
-        progress.update(bar, description=f"{plan.name}: {where}")
+        step(f"{plan.name}: {where}")
         progress.update(task, completed=min(len(run.exchanges), total))
         if not run.active:
             break

@@ -15,7 +15,7 @@ import tomli_w
 from party_client.federation import Member, PinnedCoordinator, PinnedFederation, save_federation
 from party_client.settings import load_settings
 from party_client.setup import admit_requesters, initialise
-from party_client.sources import SourceSettings
+from party_client.source_settings import SourceSettings
 from privacy.hosting.enrolment import NamedKey
 from privacy.identity import SigningKey, fingerprint
 

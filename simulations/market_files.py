@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from party_client.sources import SourceSettings
+from party_client.source_settings import SourceSettings
 
 if TYPE_CHECKING:
     from simulations.population import Habits, Log

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from party_client.sources import ConsentSettings, SourceSettings
+from party_client.source_settings import ConsentSettings, SourceSettings
 from simulations.market_files import write_bank, write_ecommerce, write_retailer
 
 PARTIES = ("retailer", "bank", "ecommerce")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import date
 from pathlib import Path
 
-from party_client.sources import SourceFile, SourceSettings
+from party_client.source_settings import SourceFile, SourceSettings
 from privacy.errors import ConfigError
 
 PARTIES = ("grocer", "musicshop", "giftshop")

@@ -13,9 +13,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from privacy.errors import ConfigError
-from privacy.identity import fingerprint, write_secret
+from privacy.identity import PARTY_PATTERN, fingerprint, write_secret
 
-PARTY_PATTERN = r"^[a-z][a-z0-9-]{0,30}$"
 PartyName = Annotated[str, Field(pattern=PARTY_PATTERN)]
 PublicKeyHex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 

@@ -16,27 +16,18 @@ from alembic.util import CommandError
 from sqlalchemy import Engine
 
 from privacy.errors import StoreError
-from privacy.hosting.database import open_engine, reading, store_errors
+from privacy.hosting.database import reading, store_errors
 
 _ENVIRONMENT = Path(__file__).parent / "alembic_env"
 
 
-def upgrade(url: str, script_location: Path) -> None:
-    """Run the revisions in `script_location` that the database at `url` has not seen yet.
+def upgrade_engine(engine: Engine, script_location: Path) -> None:
+    """Run the revisions in `script_location` that the database has not seen yet.
 
     All of them run in one transaction, so a failure leaves the database as it was, and of two
     processes that start together one waits for the other. Raises StoreError, also for a database
     that a newer fedtags wrote.
     """
-    engine = open_engine(url)
-    try:
-        upgrade_engine(engine, script_location)
-    finally:
-        engine.dispose()
-
-
-def upgrade_engine(engine: Engine, script_location: Path) -> None:
-    """The same as `upgrade` on an open engine."""
     config = Config()
     config.set_main_option("script_location", _escape(_ENVIRONMENT))
     config.set_main_option("path_separator", "newline")

@@ -23,7 +23,7 @@ import pytest
 from party_client.enrolment import join
 from party_client.profile_store import ProfileStore, Publication
 from party_client.settings import PartySettings
-from party_client.sources import SourceSettings
+from party_client.source_settings import SourceSettings
 from simulations.homes import configure_source
 from tests.integration.control_plane_server import (
     PLAN,

@@ -7,7 +7,7 @@ import pytest
 
 from coordinator.rounds import RunRequest, run
 from party_client.service import PartyService
-from party_client.sources import SourceSettings
+from party_client.source_settings import SourceSettings
 from privacy.errors import CohortError
 from privacy.identity import sign_plan
 from simulations.homes import Federation, offline_federation

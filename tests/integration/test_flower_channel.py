@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import os
+import secrets
 import statistics
 import sys
 import time
@@ -40,7 +41,6 @@ from coordinator.superlink import (
     SuperLink,
     SuperLinkFiles,
     canonical_public_key,
-    create_superexec_secret,
     superlink_child,
 )
 from party_client.processes import service_answers
@@ -55,6 +55,7 @@ from privacy.hosting.certificates import (
 )
 from privacy.hosting.processes import stat_fields
 from privacy.hosting.supervision import Child, Supervisor
+from privacy.identity import write_secret
 from tests.contract.channel_contract import PARTIES, ChannelContract, Connect
 from tests.contract.echo_service import answer_of
 
@@ -147,7 +148,7 @@ def prepare(folder: Path) -> Deployment:
     create_server_certificate(
         home / "server.crt", keys / "server.key", home / "ca.crt", keys / "ca.key"
     )
-    create_superexec_secret(keys / "superexec.secret")
+    write_secret(keys / "superexec.secret", secrets.token_hex(32).encode())
     files = SuperLinkFiles(
         home,
         "127.0.0.1",

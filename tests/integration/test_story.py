@@ -11,7 +11,7 @@ from models.training import Rows, held_out
 from party_client.service import PartyService
 from privacy.accounting import epsilon
 from privacy.errors import BudgetExceeded
-from privacy.messages import REFUSAL, Evaluate, TrainRound, body_of, body_type, read
+from privacy.messages import REFUSAL, Evaluate, TrainRound, body_of, read
 from privacy.packing import unpack_fields
 from simulations.local_federation import MemoryChannel
 from simulations.story import StoryEnd, StoryParty, federated_run
@@ -54,9 +54,10 @@ class OpeningChannel(MemoryChannel):
         for party, frame in frames.items():
             session = self.services[party]._session
             envelope = read(frame, self.services[party].node.coordinator_public)
-            if session is None or body_type(envelope) not in (TrainRound, Evaluate):
+            if session is None or envelope.type not in (TrainRound.kind, Evaluate.kind):
                 return []
-            body = body_of(envelope, body_type(envelope))
+            kind = TrainRound if envelope.type == TrainRound.kind else Evaluate
+            body = body_of(envelope, kind)
             if not body.total:
                 return []
             chunks = session.keys.open_total(body.total, len(body.total))

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from models.catalogue import columns_of
 from models.plan import parse_plan, read_plan
-from party_client.sources import SourceSettings, open_source
+from party_client.source_settings import SourceSettings
+from party_client.sources import open_source
 from privacy.errors import DataError
 from simulations.population import write_market
 

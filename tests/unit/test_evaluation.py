@@ -42,7 +42,7 @@ def test_the_histogram_keeps_auc_and_calibration() -> None:
     counts = score_histogram(logits, labels, 40, 6.0)
     assert counts.sum() == 20_000
     assert histogram_auc(counts) == pytest.approx(auc(logits, labels), abs=0.005)
-    assert abs(histogram_calibration(counts, 6.0) or 0.0) < 0.02
+    assert histogram_calibration(counts, 6.0) == pytest.approx(0.0, abs=0.02)
 
 
 def test_one_customer_changes_one_cell_by_one() -> None:

@@ -13,7 +13,8 @@ import pytest
 from pydantic import ValidationError
 
 from models.plan import Plan, parse_plan
-from party_client.sources import Source, SourceReport, SourceSettings, open_source
+from party_client.source_settings import SourceSettings
+from party_client.sources import Source, SourceReport, open_source
 from privacy.errors import ConfigError, DataError, PlanError
 
 TODAY = date(2025, 1, 1)

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.plan import Plan, parse_plan
-from party_client.sources import Source, SourceSettings, open_source
+from party_client.source_settings import SourceSettings
+from party_client.sources import Source, open_source
 from privacy.errors import DataError
 
 PLAN = b"""

@@ -12,16 +12,14 @@ import sys
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
 
-import pandas
 import pytest
-import typer
+from pyarrow import parquet
 from typer.testing import CliRunner, Result
 
+from party_client.cli import app
 from party_client.profile_store import ProfileStore, Publication
 from party_client.settings import HOME_VARIABLE, load_settings, party_toml
-from party_client.tags_cli import app
 from privacy.errors import ConfigError, StoreError
 
 NOW = datetime.now(UTC)
@@ -38,16 +36,8 @@ FIRST = Publication(
 )
 OLD = replace(FIRST, run_id="run-0", valid_until=NOW.date() - timedelta(days=1))
 ROOT = Path(__file__).parents[2]
-PROGRAM = "from party_client.tags_cli import app; app()"
+PROGRAM = "from party_client.cli import main; main()"
 ODD = '=HYPERLINK("x"),\n客户'
-
-root = typer.Typer()
-root.add_typer(app, name="tags")
-
-
-@root.callback()
-def main(home: Annotated[Path | None, typer.Option()] = None) -> None:
-    """As fedtags-party's own."""
 
 
 @pytest.fixture
@@ -76,7 +66,7 @@ def filled(home: Path) -> Path:
 
 
 def call(home: Path, *arguments: str) -> Result:
-    return CliRunner().invoke(root, ["--home", str(home), "tags", *arguments])
+    return CliRunner().invoke(app, ["--home", str(home), "tags", *arguments])
 
 
 def output(home: Path, *arguments: str) -> str:
@@ -185,7 +175,7 @@ def test_a_party_without_published_tags_says_so_and_makes_no_file(home: Path) ->
 
 
 def test_the_home_may_come_from_the_environment(filled: Path) -> None:
-    result = CliRunner().invoke(root, ["tags", "show", "c3"], env={HOME_VARIABLE: str(filled)})
+    result = CliRunner().invoke(app, ["tags", "show", "c3"], env={HOME_VARIABLE: str(filled)})
     assert result.exit_code == 0
     assert "run-0" in result.stdout
 
@@ -195,7 +185,7 @@ def test_a_reader_that_stops_early_is_no_error(home: Path) -> None:
     store.publish(FIRST, [(f"c{number}", "churn_risk", "low", 0.1) for number in range(3000)])
     store.close()
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "export", "--tag", "churn_risk"],
+        [sys.executable, "-c", PROGRAM, "tags", "export", "--tag", "churn_risk"],
         env={**os.environ, HOME_VARIABLE: str(home), "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -215,9 +205,11 @@ def test_export_to_parquet_reads_back_with_its_columns(filled: Path, tmp_path: P
     output(
         filled, "export", "--tag", "churn_risk=high", "--format", "parquet", "--output", str(file)
     )
-    frame = pandas.read_parquet(file)
-    assert sorted(frame["customer"]) == sorted(["c1", ODD])
-    assert set(frame["run_id"]) == {"run-1"}
+    columns = parquet.read_table(file).to_pydict()
+    assert sorted(zip(columns["customer"], columns["score"], strict=True)) == sorted(
+        [("c1", 0.875), (ODD, 0.75)]
+    )
+    assert set(columns["run_id"]) == {"run-1"}
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
