@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from privacy.hosting.enrolment import PartyName, PublicKeyHex, WireModel
+from privacy.identity import RUN_ID_PATTERN
 
-RUN_ID_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 RunId = Annotated[str, Field(pattern=RUN_ID_PATTERN)]
 SignatureHex = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
 PlanText = Annotated[str, Field(max_length=64 * 1024)]

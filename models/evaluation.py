@@ -15,7 +15,8 @@ def score_histogram(
     logits: NDArray[np.float64], labels: NDArray[np.float32], bins: int, bound: float
 ) -> NDArray[np.int64]:
     """Counts of shape (2 * bins,): label 0's bins, then label 1's."""
-    clamped = np.clip(logits, -bound, bound)
+    # A logit that overflowed still belongs to one cell: refusing would tell that it is there.
+    clamped = np.clip(np.nan_to_num(logits), -bound, bound)
     index = np.minimum(((clamped + bound) / (2 * bound) * bins).astype(np.int64), bins - 1)
     return np.bincount(index + bins * labels.astype(np.int64), minlength=2 * bins)
 

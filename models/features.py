@@ -42,6 +42,8 @@ class FeatureColumn(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.missing is not None and not math.isfinite(self.missing):
+            raise ValueError(f"column {self.name}: missing must be finite")
         if self.kind == "category":
             if not self.categories or len(set(self.categories)) != len(self.categories):
                 raise ValueError(f"column {self.name}: categories must be given, each once")
@@ -52,6 +54,11 @@ class FeatureColumn(BaseModel):
             raise ValueError(f"column {self.name}: low must be below high, both finite")
         if self.transform == "log1p" and self.low < 0:
             raise ValueError(f"column {self.name}: log1p needs low >= 0")
+        span = self.high - self.low
+        if self.transform == "log1p":
+            span = math.log1p(self.high) - math.log1p(self.low)
+        if not (math.isfinite(span) and span > 0):  # it divides every value
+            raise ValueError(f"column {self.name}: low and high are too far apart or too close")
         return self
 
     @property

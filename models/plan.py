@@ -90,10 +90,10 @@ class Features(_Section):
 
 
 class Model(_Section):
-    """The model family. `hidden` (units a layer) is for 'mlp' only."""
+    """The model family. `hidden` (units a layer, at most 4 layers) is for 'mlp'."""
 
     family: Literal["logistic", "mlp"] = "logistic"
-    hidden: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = ()
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(max_length=4)] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from models.catalogue import input_width
 from models.plan import Plan, parse_plan, plan_digest
@@ -45,23 +46,24 @@ def admit(node: Node, run: str, request: Preflight) -> Admission:
     """
     plan = parse_plan(request.plan)
     check_tags(plan)
-    _check_cohort(node, plan, request.cohort)
+    _check_members(node, request.cohort)
     rules.check(
         node.policy,
         plan,
         requester_fingerprint=fingerprint(request.requester),
-        cohort_size=len(request.cohort),
+        cohort=request.cohort,
         party=node.party,
+        public_size=node.public_size,
     )
     terms = party_terms(plan, node.public_size)
     _reserve(node, run, plan, request.plan, terms)
     try:
         return _open_data(node, plan, plan_digest(request.plan), terms)
     except (ConfigError, DataError) as error:
-        node.ledger.release(run)
+        node.ledger.refund(run)
         raise PolicyRefusal(rules.DATA, str(error)) from error
     except BaseException:
-        node.ledger.release(run)
+        node.ledger.refund(run)
         raise
 
 
@@ -75,7 +77,7 @@ def fresh_signature(node: Node, run: str, request: Preflight) -> None:
         raise ProtocolError("this run id has been used before; a run is never replayed")
 
 
-def _check_cohort(node: Node, plan: Plan, cohort: Mapping[str, bytes]) -> None:
+def _check_members(node: Node, cohort: Mapping[str, bytes]) -> None:
     confirmed = node.federation.confirmed
     if cohort.get(node.party) != node.key.public:
         raise ProtocolError("the cohort does not hold this party under its own key")
@@ -85,11 +87,16 @@ def _check_cohort(node: Node, plan: Plan, cohort: Mapping[str, bytes]) -> None:
             "the cohort has a member whose key this party has not confirmed; "
             "run: fedtags-party join",
         )
-    if len(cohort) < plan.cohort.minimum:
-        raise PolicyRefusal(rules.COHORT, "the cohort is smaller than the plan's minimum")
 
 
 def _reserve(node: Node, run: str, plan: Plan, source: bytes, terms: Terms) -> None:
+    since = datetime.now(UTC) - timedelta(days=1)
+    if node.ledger.refunds_since(since) >= node.policy.max_refunds_per_day:
+        raise PolicyRefusal(
+            BUDGET,
+            "policy.toml: max_refunds_per_day is reached: so many runs opened the data and gave "
+            "their reservation back within 24 hours",
+        )
     try:
         node.ledger.reserve(
             run, plan_digest=plan_digest(source), purpose=plan.purpose, mechanisms=terms.mechanisms

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from models.catalogue import GROUPS
 from models.plan import Plan, describe_validation_error
 from models.tags import JOINT_TAGS
+from privacy.accounting import run_delta
 from privacy.errors import ConfigError, PolicyRefusal
 from privacy.packing import MAX_PARTIES
 
@@ -77,6 +78,11 @@ accept_two_party = false
 # "data".
 minimum_customers = 0
 
+# A preflight opens the data to see whether they can be used at all, and a refusal tells one bit
+# about them that no epsilon covers. After so many runs in 24 hours that gave their reservation
+# back, every plan is refused ("budget") before data are opened.
+max_refunds_per_day = 20
+
 # "automatic": a plan within this policy and the budget runs without asking a person.
 approval = "automatic"
 
@@ -115,6 +121,7 @@ class Policy(_Section):
     minimum_cohort: Annotated[int, Field(ge=2, le=MAX_PARTIES)]
     accept_two_party: bool = False
     minimum_customers: Annotated[int, Field(ge=0)] = 0
+    max_refunds_per_day: Annotated[int, Field(ge=1, le=1000)] = 20
     approval: Literal["automatic"]
     budget: Budget
 
@@ -160,13 +167,19 @@ def parse_policy(text: str) -> Policy:
 
 
 def check(
-    policy: Policy, plan: Plan, *, requester_fingerprint: str, cohort_size: int, party: str
+    policy: Policy,
+    plan: Plan,
+    *,
+    requester_fingerprint: str,
+    cohort: Collection[str],
+    party: str,
+    public_size: int,
 ) -> None:
     """Raise PolicyRefusal with a public reason code unless the policy allows all that is asked.
 
-    `requester_fingerprint` belongs to the key whose signature of the plan was verified;
-    `cohort_size` counts the parties, `party` included, whose keys are confirmed here. Reads no
-    data.
+    `requester_fingerprint` belongs to the key whose signature of the plan was verified; `cohort`
+    are the parties, `party` included, whose keys are confirmed here; `public_size` is this
+    party's N^. Reads no data.
     """
     if requester_fingerprint not in policy.requesters:
         raise PolicyRefusal(REQUESTER, "policy.toml: requesters does not list the plan's requester")
@@ -179,8 +192,8 @@ def check(
         raise PolicyRefusal(
             FAMILY, f"policy.toml: model_families does not allow {plan.model.family}"
         )
-    _check_privacy(policy, plan)
-    _check_cohort(policy, plan, cohort_size, party)
+    _check_privacy(policy, plan, public_size)
+    check_cohort(policy, plan, cohort, party)
     if not set(plan.publication.tags) <= policy.tags:
         raise PolicyRefusal(TAGS, "policy.toml: tags does not allow all tags of the plan")
 
@@ -200,7 +213,7 @@ def _check_features(policy: Policy, plan: Plan) -> None:
         )
 
 
-def _check_privacy(policy: Policy, plan: Plan) -> None:
+def _check_privacy(policy: Policy, plan: Plan, public_size: int) -> None:
     # The sum of both is at least what they compose to: on the side of privacy.
     if plan.privacy.epsilon + plan.privacy.evaluation_epsilon > policy.max_epsilon_per_run:
         raise PolicyRefusal(
@@ -208,16 +221,30 @@ def _check_privacy(policy: Policy, plan: Plan) -> None:
             "policy.toml: max_epsilon_per_run is below what the plan asks for training and "
             f"evaluation; it is {policy.max_epsilon_per_run:g}",
         )
-    if plan.privacy.delta is not None and plan.privacy.delta > policy.budget.delta:
-        raise PolicyRefusal(EPSILON, "policy.toml: budget.delta is below the plan's delta")
+    if run_delta(public_size, plan.privacy.delta) > policy.budget.delta:
+        raise PolicyRefusal(
+            EPSILON,
+            "policy.toml: budget.delta is below the delta of the run, so its epsilon would be "
+            f"more there; the plan needs privacy.delta = {policy.budget.delta:g} or less",
+        )
 
 
-def _check_cohort(policy: Policy, plan: Plan, cohort_size: int, party: str) -> None:
-    if plan.cohort.parties and party not in plan.cohort.parties:
-        raise PolicyRefusal(COHORT, f"the plan's cohort does not name {party}")
-    if cohort_size < policy.minimum_cohort:
+def check_cohort(policy: Policy, plan: Plan, cohort: Collection[str], party: str) -> None:
+    """Raise PolicyRefusal unless plan and policy allow this cohort, `party` included.
+
+    Asked for the cohort proposed at preflight and again for the final one.
+    """
+    if party not in cohort:
+        raise PolicyRefusal(COHORT, "the cohort does not hold this party")
+    if plan.cohort.parties and not set(cohort) <= set(plan.cohort.parties):
+        raise PolicyRefusal(COHORT, "the cohort holds a party that the plan does not name")
+    if len(cohort) > MAX_PARTIES:
+        raise PolicyRefusal(COHORT, f"the cohort is larger than {MAX_PARTIES} parties")
+    if len(cohort) < plan.cohort.minimum:
+        raise PolicyRefusal(COHORT, "the cohort is smaller than the plan's cohort.minimum")
+    if len(cohort) < policy.minimum_cohort:
         raise PolicyRefusal(COHORT, "policy.toml: minimum_cohort is above the cohort's size")
-    if cohort_size <= 2 and not (policy.accept_two_party and plan.cohort.accept_two_party):
+    if len(cohort) <= 2 and not (policy.accept_two_party and plan.cohort.accept_two_party):
         raise PolicyRefusal(
             TWO_PARTY, "policy.toml and the plan must both set accept_two_party for two parties"
         )

@@ -16,6 +16,7 @@ from models.tasks import text_literal
 from party_client.readers import (
     CSV_REJECTS,
     FILE,
+    LINE_REJECTS,
     MALFORMED,
     Connection,
     Relation,
@@ -41,7 +42,7 @@ REJECTED_FILE = "rejected.csv"
 EARLIEST = date(1900, 1, 1)
 MAX_AMOUNT = 1e11  # in currency units; beyond it the row is no sale but a broken number
 _WHITESPACE = "' ' || chr(9) || chr(13) || chr(10)"
-_TEXT_MARK = "chr(65533)"
+TEXT_MARK = "chr(65533)"  # stands for each byte that fits no encoding
 
 
 def clean_text(column: str, kind: str) -> str:
@@ -160,26 +161,40 @@ def write_rejected(connection: Connection, folder: Path) -> Path:
 
 
 def take_csv_rejects(connection: Connection) -> int:
-    """Move the rows that DuckDB's CSV reader refused into `rejects`; returns how many.
+    """Move the lines that are no whole row into `rejects`; returns how many."""
+    connection.execute(
+        "INSERT INTO rejects BY NAME "
+        f"SELECT 'malformed_row' AS reason, file, line FROM {LINE_REJECTS}"
+    )
+    if _reader_refused(connection):
+        # One line may be refused for several columns; the byte position tells lines apart.
+        connection.execute(
+            "INSERT INTO rejects BY NAME SELECT 'malformed_row' AS reason, "
+            "CAST(file_id AS VARCHAR) AS file, any_value(csv_line) AS line "
+            f"FROM {CSV_REJECTS} GROUP BY scan_id, file_id, line_byte_position"
+        )
+    return drop_csv_rejects(connection)
 
-    These have too few or too many fields, or a quote that never closes.
-    """
+
+def drop_csv_rejects(connection: Connection) -> int:
+    """Forget the lines that are no whole row; returns how many there were."""
+    (dropped,) = connection.execute(f"SELECT count(*) FROM {LINE_REJECTS}").fetchone()
+    connection.execute(f"DELETE FROM {LINE_REJECTS}")
+    if _reader_refused(connection):
+        (refused,) = connection.execute(
+            f"SELECT count(DISTINCT (scan_id, file_id, line_byte_position)) FROM {CSV_REJECTS}"
+        ).fetchone()
+        connection.execute(f"DELETE FROM {CSV_REJECTS}")
+        dropped += refused
+    return int(dropped)
+
+
+def _reader_refused(connection: Connection) -> bool:
+    """Whether DuckDB has made its table of refused lines, as it does at its first CSV file."""
     known = connection.execute(
         f"SELECT count(*) FROM duckdb_tables() WHERE table_name = '{CSV_REJECTS}'"
     ).fetchone()
-    if known == (0,):
-        return 0
-    # One line may be refused for several columns; the byte position tells lines apart.
-    connection.execute(
-        "INSERT INTO rejects BY NAME SELECT 'malformed_row' AS reason, "
-        "CAST(file_id AS VARCHAR) AS file, any_value(csv_line) AS line "
-        f"FROM {CSV_REJECTS} GROUP BY scan_id, file_id, line_byte_position"
-    )
-    (moved,) = connection.execute(
-        f"SELECT count(DISTINCT (scan_id, file_id, line_byte_position)) FROM {CSV_REJECTS}"
-    ).fetchone()
-    connection.execute(f"DELETE FROM {CSV_REJECTS}")
-    return int(moved)
+    return bool(known != (0,))
 
 
 def _file_name(relation: Relation) -> str:
@@ -196,7 +211,7 @@ def _staged_sql(relation: Relation, settings: SourceSettings, today: date) -> st
     def optional(name: str) -> str:
         if name not in mapping:
             return "CAST(NULL AS VARCHAR)"
-        return f"CASE WHEN contains({text[name]}, {_TEXT_MARK}) THEN NULL ELSE {text[name]} END"
+        return f"CASE WHEN contains({text[name]}, {TEXT_MARK}) THEN NULL ELSE {text[name]} END"
 
     amount = clean_number(own["amount"], kind["amount"], settings.decimal)
     missing_amount = f"{text['amount']} IS NULL"
@@ -213,7 +228,7 @@ def _staged_sql(relation: Relation, settings: SourceSettings, today: date) -> st
         name for name in ("customer", "time", "amount", "quantity", "type") if name in mapping
     ]
     undecodable = " OR ".join(
-        f"coalesce(contains({text[name]}, {_TEXT_MARK}), false)" for name in needed
+        f"coalesce(contains({text[name]}, {TEXT_MARK}), false)" for name in needed
     )
     row = ", ".join(identifier(column) for column in types)
     raw = ", ".join(f"{text[name]} AS raw_{name}" for name in mapping)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import threading
 from pathlib import Path
@@ -74,10 +75,11 @@ class PartyService:
             self.node.store.close()
 
     def _answer(self, frame: bytes) -> bytes:
-        envelope = read(frame, self.node.coordinator_public)
+        session = self._session
+        limit = Preflight.max_bytes if session is None else session.stage.max_bytes
+        envelope = read(frame, self.node.coordinator_public, limit)
         if envelope.type == Preflight.kind:
             return self._begin(frame)
-        session = self._session
         if session is None:
             raise ProtocolError("no run is active here")
         if envelope.type == Abort.kind:
@@ -106,10 +108,9 @@ class PartyService:
         return None if session is None else (session.run, session.talk.sequence)
 
     def _end(self) -> None:
-        """Drop the active run and its keys."""
-        session, self._session = self._session, None
-        if session is not None:
-            settle(self.node.ledger)
+        """Drop the active run and its keys, and settle what the ledger still holds open."""
+        self._session = None
+        settle(self.node.ledger)
 
 
 def settle(ledger: Ledger) -> None:
@@ -119,7 +120,7 @@ def settle(ledger: Ledger) -> None:
             if run.touched:
                 ledger.close(name, outcome="failed")
             else:
-                ledger.release(name)
+                ledger.refund(name)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -128,6 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--home", type=Path, required=True)
     home: Path = parser.parse_args(arguments).home
     # A library has set logging up when it was imported; the service's own format and level hold.
+    os.umask(0o077)  # whatever this process or a library writes is this user's alone
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
     )

@@ -22,13 +22,13 @@ from models.training import (
 )
 from party_client.admission import PLAN_INVALID, Admission, admit, fresh_signature
 from party_client.node import Node
+from party_client.policy import check_cohort
 from party_client.publication import FinishedRun, publish
 from party_client.report import write_report
 from privacy.conversation import Conversation
 from privacy.encryption import MODULUS, SLOTS, RunKey
 from privacy.errors import PlanError, PolicyRefusal, ProtocolError
 from privacy.key_agreement import (
-    SharedKeys,
     agreement_hash,
     check_confirmations,
     confirm,
@@ -36,6 +36,7 @@ from privacy.key_agreement import (
     open_run_key,
     pair_keys,
     seal_run_key,
+    shared_keys,
 )
 from privacy.masking import exchange_public
 from privacy.messages import (
@@ -83,6 +84,7 @@ class Session:
         self.plan, self.plan_hash = admission.plan, talk.plan
         self.cohort = dict(cohort)
         self.round = 0
+        self.applied = 0
         self.round_seconds: list[float] = []
         self.stage: type[Body] = SealKeys
         self._exchange_key = exchange_key
@@ -117,11 +119,13 @@ class Session:
 
     def _seal_keys(self, frame: bytes) -> bytes:
         proposed = body_of(read(frame, self.node.coordinator_public), SealKeys).decisions
-        if self.node.party not in proposed or not set(proposed) <= set(self.cohort):
+        if not set(proposed) <= set(self.cohort):
             raise ProtocolError("the final cohort is not part of the one proposed at preflight")
         cohort = {party: self.cohort[party] for party in proposed}
-        if len(cohort) < max(self.plan.cohort.minimum, self.node.policy.minimum_cohort):
-            raise ProtocolError("the final cohort is smaller than the minimum")
+        try:
+            check_cohort(self.node.policy, self.plan, cohort, self.node.party)
+        except PolicyRefusal as refusal:
+            raise ProtocolError(f"the final cohort is not allowed: {refusal}") from refusal
         decisions = {
             party: self._relayed(one, party, Decision, self.talk.manifest)
             for party, one in proposed.items()
@@ -153,7 +157,7 @@ class Session:
             self.run_key = open_run_key(
                 sealed.sealed, self.node.party, self.lead, self.pairs, self.agreement
             )
-        self.keys = SharedKeys(self.node.party, self.run, self.pairs, self.run_key)
+        self.keys = shared_keys(self.node.party, self.run, self.pairs, self.run_key, self.agreement)
         self.stage = TrainRound
         return self._reply(KeyConfirm(tag=confirm(self.run_key, self.agreement, self.node.party)))
 
@@ -207,7 +211,8 @@ class Session:
     def _apply(self, total: tuple[bytes, ...]) -> None:
         """Add the previous round's weighted sum of model deltas to the model."""
         chunks = -(-self.parameters.size // (2 * SLOTS))
-        opened = self.keys.open_total(total, chunks)
+        opened = self.keys.open_total(total, chunks, UPDATE, self.applied + 1)
+        self.applied += 1
         values = unpack_fields(opened, self.parameters.size)
         self.parameters = self.parameters + self.code.dequantise(values, len(self.cohort))
 
@@ -233,7 +238,7 @@ class Session:
     def _publish(self, frame: bytes) -> bytes:
         body = self.talk.hear(frame, Publish, 0, begins=True)
         cells = 2 * self.plan.evaluation.bins
-        opened = self.keys.open_total(body.total, -(-cells // SLOTS))
+        opened = self.keys.open_total(body.total, -(-cells // SLOTS), EVALUATION, 0)
         evaluation = unpack_counts(opened, cells, MODULUS)
         finished = FinishedRun(
             self.run, self.admission, tuple(sorted(self.cohort)), self.parameters, evaluation

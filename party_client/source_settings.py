@@ -20,13 +20,15 @@ class TextFormat(_Section):
 
     `encoding` may be a list: each line is read by the first one that fits it, because exports
     that were joined by hand mix encodings. `delimiter = "space"` means runs of blanks. Without a
-    header, columns are called "#1", "#2" and so on.
+    header, columns are called "#1", "#2" and so on up to `fields`: taken from the first line, their
+    number would let one customer's row decide whether the others are read.
     """
 
     encoding: str | tuple[str, ...] = "utf-8"
     delimiter: Annotated[str, Field(min_length=1, max_length=5)] = ","
     quote: Annotated[str, Field(max_length=1)] = '"'
     has_header: bool = True
+    fields: Annotated[int, Field(ge=1, le=1000)] | None = None
 
     @property
     def encodings(self) -> tuple[str, ...]:
@@ -58,6 +60,14 @@ class TextFormat(_Section):
         if value != "space" and len(value) != 1:
             raise ValueError("one character, or 'space' for runs of blanks")
         return value
+
+    @model_validator(mode="after")
+    def _fields_known(self) -> Self:
+        if self.has_header == (self.fields is not None):
+            raise ValueError(
+                "fields: without a header, say how many fields a line has; with one, leave it out"
+            )
+        return self
 
 
 class ConsentSettings(TextFormat):

@@ -24,10 +24,11 @@ from models.catalogue import columns_of, feature_sql
 from models.features import FeatureColumn, scale
 from models.plan import Plan
 from models.tasks import label_sql, require_labels_known
+from party_client.consent import load_consent
 from party_client.quality import (
     clean_events,
     clean_text,
-    require_columns,
+    drop_csv_rejects,
     take_csv_rejects,
     write_rejected,
 )
@@ -46,8 +47,6 @@ from party_client.source_settings import (
 )
 from party_client.tables import LABEL, TABLE_REASONS, require_one_row_each, table_sql
 from privacy.errors import ConfigError, DataError
-
-_TRUTHY = ("1", "true", "t", "yes", "y", "on")
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ class Source:
         self._home = home
         self._fixed_today = today
         # A name of its own: DuckDB gives the files in it fixed names, and `check` may run beside
-        # the service. DuckDB makes the folder when it first spills.
+        # the service.
         self._spill = home / f".spill-{secrets.token_hex(8)}"
         self._db: Any = connect(settings.memory_limit, settings.threads, self._spill)
         self._state: _Loaded | None = None
@@ -283,8 +282,9 @@ class Source:
             self._state = None
             for table in ("events", "feature_table", "rejects", "consented"):
                 self._db.execute(f"DROP TABLE IF EXISTS {table}")
+            drop_csv_rejects(self._db)  # of a reading that failed
             try:
-                # Text in another encoding is decoded into this folder; it is gone after loading.
+                # Text that must be rewritten goes to this folder; it is gone after loading.
                 with tempfile.TemporaryDirectory(prefix=".source-", dir=self._home) as scratch:
                     self._state = self._read(Path(scratch), stamp)
             except OSError as error:
@@ -296,8 +296,8 @@ class Source:
 
     def _read(self, scratch: Path, stamp: object) -> _Loaded:
         settings = self._settings
-        relation = read_files(self._db, settings.files, settings, self._home, scratch)
         self._load_consent(scratch)
+        relation = read_files(self._db, settings.files, settings, self._home, scratch)
         if settings.kind == "events":
             return self._load_events(relation, stamp)
         return self._load_table(relation, stamp)
@@ -360,17 +360,7 @@ class Source:
             return
         file = SourceFile(path=consent.path)
         relation = read_files(self._db, (file,), consent, self._home, scratch)
-        wanted = {"customer": consent.customer, "granted": consent.granted}
-        require_columns(wanted, relation, "source.consent")
-        customer = clean_text(identifier(consent.customer), relation.types[consent.customer])
-        granted = clean_text(identifier(consent.granted), relation.types[consent.granted])
-        truthy = ", ".join(f"'{word}'" for word in _TRUTHY)
-        with data_errors("the consent file"):
-            self._db.execute(
-                f"CREATE TABLE consented AS SELECT {customer} AS customer FROM ({relation.sql}) "
-                "WHERE customer IS NOT NULL GROUP BY ALL "
-                f"HAVING bool_and(coalesce(lower({granted}) IN ({truthy}), false))"
-            )
+        load_consent(self._db, relation, consent)
 
 
 def _plain(values: Any) -> NDArray[Any]:

@@ -80,7 +80,7 @@ class Conversation:
         Raises SignatureError or ProtocolError, and changes nothing, if it is not the one frame
         that may come now.
         """
-        envelope = read(frame, self._peer_public)
+        envelope = read(frame, self._peer_public, expected.max_bytes)
         wanted = self.sequence + (1 if begins else 0)
         cohort = self.manifest if manifest is None else manifest
         self._check(envelope, round_number, wanted, cohort)

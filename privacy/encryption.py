@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import tenseal as ts
@@ -29,6 +30,8 @@ COEFFICIENT_BITS = (60, 49)
 # reads past its heap on forged sizes, so both are compared before it sees a byte.
 _PROTOBUF_PREFIX = bytes.fromhex("0a02802012fb8004")
 _SEAL_HEADER = bytes.fromhex("5ea1100403020000") + (65659).to_bytes(8, "little")
+# A key is some 62 kB; its length varies a little, because SEAL compresses it.
+MAX_KEY_BYTES = 128 * 1024
 CIPHERTEXT_BYTES = len(_PROTOBUF_PREFIX) + 65659
 
 
@@ -60,7 +63,10 @@ class RunKey:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> RunKey:
-        """Read `to_bytes`. Raises ProtocolError if it is not a key of these parameters."""
+        """Read `to_bytes`. Raises ProtocolError if it is not a key of these parameters, which is
+        compared before SEAL parses a byte: the lead that sent it may be hostile."""
+        if len(data) > MAX_KEY_BYTES or not data.startswith(_parameters()):
+            raise ProtocolError("the run key is not one of this protocol's parameters")
         try:
             context = ts.context_from(data)
         except (ValueError, RuntimeError) as error:
@@ -103,10 +109,27 @@ class RunKey:
 
 def keyless_context() -> ts.Context:
     """Parameters only: what the coordinator adds ciphertexts with. It can open nothing."""
-    parameters = RunKey.generate()._context.serialize(
-        save_public_key=False, save_secret_key=False, save_galois_keys=False, save_relin_keys=False
+    return ts.context_from(_keyless_bytes())
+
+
+@lru_cache(maxsize=1)
+def _keyless_bytes() -> bytes:
+    context = RunKey.generate()._context
+    return bytes(
+        context.serialize(
+            save_public_key=False,
+            save_secret_key=False,
+            save_galois_keys=False,
+            save_relin_keys=False,
+        )
     )
-    return ts.context_from(parameters)
+
+
+def _parameters() -> bytes:
+    """The bytes that every context of these parameters starts with: TenSEAL's protobuf field 1,
+    which holds SEAL's parameters (one byte of tag, one of length, then they)."""
+    keyless = _keyless_bytes()
+    return keyless[: 2 + keyless[1]]
 
 
 def add(context: ts.Context, ciphertexts: Sequence[bytes]) -> bytes:

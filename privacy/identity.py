@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from privacy.errors import ConfigError, SignatureError
+from privacy.errors import ConfigError, ProtocolError, SignatureError
 
 SIGNATURE_BYTES = 64
 SECRET_BYTES = 32
 PARTY_PATTERN = r"^[a-z][a-z0-9-]{0,30}$"
+RUN_ID_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ def fingerprint(public: bytes) -> str:
 
 
 def _plan_statement(run_id: str, source: bytes) -> bytes:
+    if re.fullmatch(RUN_ID_PATTERN, run_id) is None:
+        raise ProtocolError("a run id is 1 to 63 letters a-z, digits and hyphens")
     return b"fedtags plan 1\0" + run_id.encode() + b"\0" + source
 
 

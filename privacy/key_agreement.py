@@ -25,7 +25,7 @@ from privacy.encryption import (
     seal_to,
 )
 from privacy.errors import ProtocolError
-from privacy.masking import MaskLabel, derive, mask, pair_key
+from privacy.masking import MaskLabel, derive, mask, pair_key, uniform_words
 from privacy.messages import canonical
 
 
@@ -44,16 +44,21 @@ def lead_of(members: Sequence[str]) -> str:
 def pair_keys(
     me: str, private_key: bytes, exchange_keys: Mapping[str, bytes], agreement: bytes
 ) -> dict[str, bytes]:
-    """This member's pairwise key with every other member."""
+    """This member's pairwise key with every other member.
+
+    Raises ProtocolError if two members show one key: one of them copied it.
+    """
+    if len(set(exchange_keys.values())) != len(exchange_keys):
+        raise ProtocolError("two members show the same exchange key")
     return {
-        peer: pair_key(private_key, public, agreement)
+        peer: pair_key(private_key, public, agreement, (me, peer))
         for peer, public in exchange_keys.items()
         if peer != me
     }
 
 
-def _seal_key(key: bytes, agreement: bytes) -> bytes:
-    return derive(key, b"fedtags seal 1\0" + agreement)
+def _seal_key(key: bytes, agreement: bytes, recipient: str) -> bytes:
+    return derive(key, b"fedtags seal 1\0" + canonical([agreement, recipient]))
 
 
 def seal_run_key(
@@ -62,7 +67,7 @@ def seal_run_key(
     """The run key for every other member, under each pairwise key."""
     secret = run_key.to_bytes()
     return {
-        peer: seal_to(_seal_key(key, agreement), secret, f"{me} to {peer}".encode())
+        peer: seal_to(_seal_key(key, agreement, peer), secret, f"{me} to {peer}".encode())
         for peer, key in keys.items()
     }
 
@@ -73,7 +78,7 @@ def open_run_key(
     """The run key from the lead's seals. Raises ProtocolError if ours is missing or altered."""
     if me not in sealed:
         raise ProtocolError("the lead sealed no run key for this party")
-    key = _seal_key(keys[lead], agreement)
+    key = _seal_key(keys[lead], agreement, me)
     return RunKey.from_bytes(open_sealed(key, sealed[me], f"{lead} to {me}".encode()))
 
 
@@ -95,28 +100,51 @@ def check_confirmations(
 
 @dataclass(frozen=True)
 class SharedKeys:
-    """What one member holds during a run; dropped when the run ends."""
+    """What one member holds during a run; dropped when the run ends. Make it with `shared_keys`.
+
+    Every member adds the same pad, which only members can derive and which belongs to one
+    (round, tensor, chunk), and takes n pads off an opened sum. So a sum that the coordinator passes
+    off as another one (a round's update as the evaluation, which is told to it) opens as uniform
+    words, at every party alike.
+    """
 
     me: str
     run: str
     pairs: Mapping[str, bytes]
     run_key: RunKey
+    pad_key: bytes
 
     def protect(
         self, chunks: Sequence[NDArray[np.int64]], tensor: str, round_number: int
     ) -> tuple[bytes, ...]:
-        """Mask and encrypt each chunk of SLOTS residues; one ciphertext a chunk."""
-        return tuple(
-            self.run_key.encrypt((chunk + self._mask(tensor, round_number, index)) % MODULUS)
-            for index, chunk in enumerate(chunks)
-        )
+        """Mask, pad and encrypt each chunk of SLOTS residues; one ciphertext a chunk."""
+        sealed = []
+        for index, chunk in enumerate(chunks):
+            label = MaskLabel(self.run, round_number, 1, tensor, index)
+            masked = chunk + mask(self.me, self.pairs, label, SLOTS, MODULUS)
+            sealed.append(self.run_key.encrypt((masked + self._pad(label)) % MODULUS))
+        return tuple(sealed)
 
-    def _mask(self, tensor: str, round_number: int, chunk: int) -> NDArray[np.int64]:
-        label = MaskLabel(self.run, round_number, 1, tensor, chunk)
-        return mask(self.me, self.pairs, label, SLOTS, MODULUS)
-
-    def open_total(self, total: Sequence[bytes], chunks: int) -> list[NDArray[np.int64]]:
-        """Decrypt a sum over all members, in which the masks have cancelled."""
+    def open_total(
+        self, total: Sequence[bytes], chunks: int, tensor: str, round_number: int
+    ) -> list[NDArray[np.int64]]:
+        """Decrypt all members' sum of what they protected under this tensor and round."""
         if len(total) != chunks:
             raise ProtocolError("a sum does not have the expected number of ciphertexts")
-        return [self.run_key.decrypt(one) for one in total]
+        members = len(self.pairs) + 1
+        opened = []
+        for index, one in enumerate(total):
+            label = MaskLabel(self.run, round_number, 1, tensor, index)
+            opened.append((self.run_key.decrypt(one) - members * self._pad(label)) % MODULUS)
+        return opened
+
+    def _pad(self, label: MaskLabel) -> NDArray[np.int64]:
+        return uniform_words(derive(self.pad_key, label.info()), SLOTS, MODULUS)
+
+
+def shared_keys(
+    me: str, run: str, pairs: Mapping[str, bytes], run_key: RunKey, agreement: bytes
+) -> SharedKeys:
+    """A member's keys of one run, the pads' key among them."""
+    secret = hashlib.sha256(run_key.to_bytes()).digest()
+    return SharedKeys(me, run, pairs, run_key, derive(secret, b"fedtags pad 1\0" + agreement))

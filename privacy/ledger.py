@@ -3,14 +3,14 @@
     open      party, unit of privacy, adjacency, the lifetime cap (epsilon at delta), code version
     amend     the operator set another cap; the ledger shows who was promised what, and when
     reserve   a run's mechanisms, before anything else; refused if the cap would be passed
-    release   gives a reservation back, only while its run has no intent
+    refund    gives a reservation back, only while its run has no intent
     intent    written before a mechanism touches data; from here on nothing is refunded
     commit    the round's bytes left the party
     close     the run's outcome
     torn      seals a line that a crash interrupted (`privacy.hash_chain`)
 
 Spend is never a stored number: it is the epsilon, composed anew at the ledger's delta, of every
-mechanism that is reserved and not released. A reservation therefore counts wholly, whether its
+mechanism that is reserved and not refunded. A reservation therefore counts wholly, whether its
 run finished, failed, crashed or is still under way. Unit of privacy: one customer at one party,
 add/remove adjacency.
 
@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,14 +45,14 @@ Outcome = Literal["finished", "failed"]
 
 @dataclass
 class RunState:
-    """What the ledger knows of one run. `touched`: its reservation can no longer be released."""
+    """What the ledger knows of one run. `touched`: its reservation can no longer be refunded."""
 
     purpose: str
     plan_digest: str
     mechanisms: tuple[Mechanism, ...]
     intents: list[tuple[int, Mechanism]] = field(default_factory=list)
     committed: set[int] = field(default_factory=set)
-    state: Literal["reserved", "released", "finished", "failed", "interrupted"] = "reserved"
+    state: Literal["reserved", "refunded", "finished", "failed", "interrupted"] = "reserved"
     touched: bool = False
 
 
@@ -69,7 +70,7 @@ class LedgerState:
         return [
             mechanism
             for run in self.runs.values()
-            if run.state != "released"
+            if run.state != "refunded"
             for mechanism in run.mechanisms
         ]
 
@@ -168,9 +169,9 @@ class Ledger:
         """Say that the round's bytes were released. A round is committed once."""
         self._step("commit", {"run": run, "round": round_number})
 
-    def release(self, run: str) -> None:
+    def refund(self, run: str) -> None:
         """Give a reservation back. LedgerError if the run has any intent or is not open."""
-        self._step("release", {"run": run})
+        self._step("refund", {"run": run})
 
     def close(self, run: str, outcome: Outcome) -> None:
         """Record how the run ended. What it reserved stays spent, however it ended."""
@@ -196,13 +197,18 @@ class Ledger:
         return max(0.0, state.cap_epsilon - self._epsilon(state.charged(), state.cap_delta))
 
     def spent_by_run(self) -> dict[str, float]:
-        """Each run's own epsilon at the ledger's delta; 0 if released. Their sum is an upper
+        """Each run's own epsilon at the ledger's delta; 0 if refunded. Their sum is an upper
         figure: `spent` composes all runs and is lower."""
         state = self.state()
         return {
-            name: 0.0 if run.state == "released" else self._epsilon(run.mechanisms, state.cap_delta)
+            name: 0.0 if run.state == "refunded" else self._epsilon(run.mechanisms, state.cap_delta)
             for name, run in state.runs.items()
         }
+
+    def refunds_since(self, moment: datetime) -> int:
+        """How many reservations were given back at or after `moment` (with its zone)."""
+        entries = self._file.read().entries
+        return sum(one.kind == "refund" and one.time >= moment for one in entries)
 
     def entries(self) -> tuple[Entry, ...]:
         """All entries, oldest first, each verified."""
@@ -283,7 +289,7 @@ def _apply(state: LedgerState, kind: str, body: Mapping[str, Any]) -> None:
         )
     elif kind == TORN:
         _apply_torn(state, body)
-    elif kind in ("intent", "commit", "release", "close"):
+    elif kind in ("intent", "commit", "refund", "close"):
         run = state.runs.get(body["run"])
         if run is None or run.state != "reserved":
             raise LedgerError(f"run {body['run']} has no open reservation; {kind} is not allowed")
@@ -304,10 +310,10 @@ def _apply_to_run(run: RunState, kind: str, body: Mapping[str, Any]) -> None:
         if body["round"] in run.committed or body["round"] not in dict(run.intents):
             raise LedgerError("a commit needs an intent of its round, and happens once")
         run.committed.add(body["round"])
-    elif kind == "release":
+    elif kind == "refund":
         if run.touched:
             raise LedgerError("a run that may have touched data is never refunded")
-        run.state = "released"
+        run.state = "refunded"
     else:
         if body["outcome"] not in ("finished", "failed"):
             raise LedgerError("an outcome is finished or failed")

@@ -49,8 +49,11 @@ def exchange_public(private_key: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private_key).public_key().public_bytes_raw()
 
 
-def pair_key(private_key: bytes, peer_public: bytes, agreement: bytes) -> bytes:
-    """The 32-byte key two members share, bound to `agreement` (hash of the signed offers).
+def pair_key(
+    private_key: bytes, peer_public: bytes, agreement: bytes, members: tuple[str, str]
+) -> bytes:
+    """The 32-byte key two members share, bound to both names and to `agreement` (hash of the
+    signed offers), so that a member who shows another's public key shares nobody else's key.
 
     Raises ProtocolError if the peer's key is of low order.
     """
@@ -60,7 +63,7 @@ def pair_key(private_key: bytes, peer_public: bytes, agreement: bytes) -> bytes:
         )
     except ValueError as error:
         raise ProtocolError("a member's exchange key is not a usable X25519 key") from error
-    return derive(shared, b"fedtags pair 1\0" + agreement)
+    return derive(shared, b"fedtags pair 1\0" + canonical([agreement, sorted(members)]))
 
 
 def derive(key: bytes, info: bytes) -> bytes:

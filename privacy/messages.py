@@ -29,10 +29,14 @@ import cbor2
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from privacy.errors import ProtocolError
-from privacy.identity import SIGNATURE_BYTES, SigningKey, verify
+from privacy.identity import RUN_ID_PATTERN, SIGNATURE_BYTES, SigningKey, verify
 
 VERSION = 1
-MAX_FRAME_BYTES = 512 * 1024 * 1024
+# The largest frame of any type: every other type than sums and updates stays far below, and each
+# type's own bound holds before a byte is parsed. A plan's largest model needs some 35 MiB.
+MAX_FRAME_BYTES = 48 * 1024 * 1024
+SMALL_FRAME_BYTES = 2 * 1024 * 1024
+_DOMAIN = b"fedtags message 1\0"
 HASH_BYTES = 32
 # What a party answers to anything it does not accept. Constant, unsigned, without a reason.
 REFUSAL = b"fedtags: refused"
@@ -55,14 +59,18 @@ def carries(treatment: Treatment, note: str) -> Any:
 C, D, E, X = Treatment.CONSTANT, Treatment.DISCLOSED, Treatment.ENCRYPTED, Treatment.CHARGED
 Key = Annotated[bytes, Field(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Field(min_length=64, max_length=64)]
+PublicSize = Annotated[int, Field(ge=1, le=10**10)]
+RunId = Annotated[str, Field(pattern=RUN_ID_PATTERN)]
 Frames = dict[str, bytes]
 
 
 class Body(BaseModel):
-    """Base of all message bodies. `kind` is the type's name on the wire."""
+    """Base of all message bodies. `kind` is the type's name on the wire, `max_bytes` the longest
+    frame of it that is read at all."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     kind: ClassVar[str]
+    max_bytes: ClassVar[int] = SMALL_FRAME_BYTES
 
 
 class Preflight(Body):
@@ -85,12 +93,14 @@ class ConfirmKeys(Body):
 
 class TrainRound(Body):
     kind = "train-round"
+    max_bytes = MAX_FRAME_BYTES
     confirmations: Frames = carries(C, "round 1: the members' signed key confirmations")
     total: tuple[bytes, ...] = carries(E, "later rounds: the previous round's encrypted sum")
 
 
 class Evaluate(Body):
     kind = "evaluate"
+    max_bytes = MAX_FRAME_BYTES
     total: tuple[bytes, ...] = carries(E, "the last round's encrypted sum")
 
 
@@ -108,7 +118,9 @@ class Decision(Body):
     kind = "decision"
     accepted: bool = carries(D, "policy and remaining budget; a refusal itself is not covered")
     reason: str = carries(D, "a public reason code; empty when accepted")
-    public_size: int = carries(D, "the party's declared public size, a constant of its settings")
+    public_size: PublicSize = carries(
+        D, "the party's declared public size, a constant of its settings"
+    )
     exchange_key: Key = carries(C, "ephemeral X25519 public key, random")
 
 
@@ -124,6 +136,7 @@ class KeyConfirm(Body):
 
 class Update(Body):
     kind = "update"
+    max_bytes = MAX_FRAME_BYTES
     ciphertexts: tuple[bytes, ...] = carries(E, "clamped noised model delta, masked; fixed length")
 
 
@@ -169,7 +182,7 @@ class Header(BaseModel):
     version: int = carries(C, "protocol version")
     manifest: Key = carries(C, "hash of the cohort and its keys")
     plan: Key = carries(C, "SHA-256 of the plan")
-    run: str = carries(C, "run id, chosen by the requester")
+    run: RunId = carries(C, "run id, chosen by the requester")
     round: int = carries(C, "0 before and after the rounds")
     attempt: int = carries(C, "always 1 in this version")
     sender: str = carries(C, "name of the sender")
@@ -209,15 +222,19 @@ EMPTY_TRANSCRIPT = bytes(HASH_BYTES)
 def seal(header: Header, body: Body, key: SigningKey) -> bytes:
     """The signed frame of one message."""
     content = canonical({**header.model_dump(), "type": body.kind, "body": body.model_dump()})
-    return key.sign(content) + content
+    return key.sign(_DOMAIN + content) + content
 
 
-def read(frame: bytes, sender_public: bytes) -> Envelope:
-    """Verify, then parse. Raises SignatureError or ProtocolError; nothing is parsed unverified."""
-    if not SIGNATURE_BYTES < len(frame) <= MAX_FRAME_BYTES:
+def read(frame: bytes, sender_public: bytes, max_bytes: int = SMALL_FRAME_BYTES) -> Envelope:
+    """Verify, then parse. Raises SignatureError or ProtocolError; nothing is parsed unverified.
+
+    `max_bytes`: the bound of the types that may come here (`Body.max_bytes`). Parsing takes many
+    times a hostile frame's length in memory, so the bound comes first.
+    """
+    if not SIGNATURE_BYTES < len(frame) <= max_bytes:
         raise ProtocolError("a frame's length is outside the protocol's bounds")
     content = frame[SIGNATURE_BYTES:]
-    verify(sender_public, frame[:SIGNATURE_BYTES], content)
+    verify(sender_public, frame[:SIGNATURE_BYTES], _DOMAIN + content)
     try:
         decoded = cbor2.loads(content)
         if canonical(decoded) != content:

@@ -33,13 +33,13 @@ from privacy.accounting import epsilon
 from privacy.encryption import MODULUS, SLOTS, RunKey, add, keyless_context
 from privacy.errors import BudgetExceeded
 from privacy.key_agreement import (
-    SharedKeys,
     check_confirmations,
     confirm,
     lead_of,
     open_run_key,
     pair_keys,
     seal_run_key,
+    shared_keys,
 )
 from privacy.masking import exchange_public
 from privacy.packing import pack_counts, pack_fields, unpack_counts, unpack_fields
@@ -95,11 +95,11 @@ def federated_run(plan_source: bytes, run: str, parties: Mapping[str, StoryParty
     lead = lead_of(members)
     run_key = RunKey.generate()
     sealed = seal_run_key(run_key, lead, pairs[lead], agreement)
-    keys = {lead: SharedKeys(lead, run, pairs[lead], run_key)}
+    keys = {lead: shared_keys(lead, run, pairs[lead], run_key, agreement)}
     for me in members:
         if me != lead:
             mine = open_run_key(sealed, me, lead, pairs[me], agreement)
-            keys[me] = SharedKeys(me, run, pairs[me], mine)
+            keys[me] = shared_keys(me, run, pairs[me], mine, agreement)
     tags_of_keys = {me: confirm(keys[me].run_key, agreement, me) for me in members}
     for me in members:
         check_confirmations(keys[me].run_key, agreement, members, tags_of_keys)
@@ -127,7 +127,7 @@ def federated_run(plan_source: bytes, run: str, parties: Mapping[str, StoryParty
             )
             uploads[me] = keys[me].protect(pack_fields(values, SLOTS), "update", number)
         total = [add(adder, chunk) for chunk in zip(*uploads.values(), strict=True)]
-        opened = keys[lead].open_total(total, len(total))
+        opened = keys[lead].open_total(total, len(total), "update", number)
         summed = unpack_fields(opened, parameters.size)
         parameters = parameters + code.dequantise(summed, len(members))
         sums.append(tuple(int(one) for one in summed))
@@ -141,7 +141,9 @@ def federated_run(plan_source: bytes, run: str, parties: Mapping[str, StoryParty
         uploads[me] = keys[me].protect(pack_counts(counts, SLOTS, MODULUS), "evaluation", 0)
     total = [add(adder, chunk) for chunk in zip(*uploads.values(), strict=True)]
     cells = 2 * plan.evaluation.bins
-    evaluation = unpack_counts(keys[lead].open_total(total, len(total)), cells, MODULUS)
+    evaluation = unpack_counts(
+        keys[lead].open_total(total, len(total), "evaluation", 0), cells, MODULUS
+    )
 
     # 6. PUBLICATION. Each party scores its own consenting customers and keeps the tags.
     written = {}

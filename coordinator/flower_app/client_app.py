@@ -17,7 +17,7 @@ import struct
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-MAX_FRAME_BYTES = 1 << 29
+MAX_FRAME_BYTES = 1 << 26
 # A ConfigRecord takes fewer requests than an array, but only arrays are cut into chunks.
 SMALL_FRAME_BYTES = 1 << 20
 SERVICE_UNREACHABLE = 100

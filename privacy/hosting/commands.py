@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from enum import StrEnum
 from typing import NoReturn
@@ -36,6 +37,7 @@ def write_json(value: object) -> None:
 def run_app(app: typer.Typer, program: str) -> NoReturn:
     """Run a Typer application as a program. Exits 0, 2 (wrong command line), an error's own exit
     code, or 130 after Ctrl-C."""
+    os.umask(0o077)  # homes hold keys and customers' data: nothing is for other users
     try:
         status = get_command(app).main(prog_name=program, standalone_mode=False)
     except FedtagsError as error:

@@ -15,7 +15,7 @@ from privacy.errors import ConfigError
 def fresh_home(home: Path) -> Iterator[Path]:
     """A private folder to fill; when the block ends well, its entries move into `home`.
 
-    `home` gets mode 0700 if it is made here. Raises ConfigError before anything moves if one of
+    `home` is for this user only afterwards: mode 0700 if others could enter it. Raises ConfigError before anything moves if one of
     the entries exists in `home` already; a failed block leaves nothing behind.
     """
     try:
@@ -34,7 +34,19 @@ def fresh_home(home: Path) -> Iterator[Path]:
                     f"{home / entry.name} already exists and is never overwritten; choose "
                     "another --home, or move the old folder away"
                 )
+        if home.stat().st_mode & 0o077:
+            _close(home)
         for entry in entries:
             entry.rename(home / entry.name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _close(home: Path) -> None:
+    try:
+        home.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"folder {home} is open to other users and is not yours to close "
+            f"({error.strerror}); choose another --home"
+        ) from error

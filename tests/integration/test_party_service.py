@@ -195,7 +195,7 @@ def test_a_party_that_never_answers_ends_the_run(
         local.run()
     for party in ("ecommerce", "retailer"):
         run = local.services[party].node.ledger.state().runs["run-1"]
-        assert run.state == ("failed" if spent else "released")
+        assert run.state == ("failed" if spent else "refunded")
         assert (local.services[party].node.ledger.spent() > 0) == spent
         assert local.services[party]._session is None
     assert tags(local) == 0
@@ -332,7 +332,7 @@ def test_an_abort_ends_the_run_and_refunds_what_never_touched_data(local: LocalR
     talk.hear(reply, Decision, 0, begins=False)
     ended = bank.answer(talk.say(Abort(reason="RunStopped"), 0, begins=True))
     assert read(ended, local.federation.members["bank"]).type == Acknowledged.kind
-    assert bank.node.ledger.state().runs["run-1"].state == "released"
+    assert bank.node.ledger.state().runs["run-1"].state == "refunded"
 
 
 def test_no_log_line_or_reply_holds_a_customers_id(
@@ -361,7 +361,7 @@ def test_a_replayed_preflight_does_not_end_the_active_run(local: LocalRun) -> No
     assert bank._session.run == "run-2"
     runs = bank.node.ledger.state().runs
     assert {name: run.state for name, run in runs.items()} == {
-        "run-1": "released",
+        "run-1": "refunded",
         "run-2": "reserved",
     }
 
@@ -370,3 +370,50 @@ def test_a_budget_delta_above_what_the_public_size_allows_is_refused(local: Loca
     edit_policy(local, "bank", "delta = ", "delta = 0.00999 #")
     with pytest.raises(ConfigError, match=r"budget\.delta must be at most"):
         local.service("bank")
+
+
+def decided(local: LocalRun, run_id: str, plan: bytes, members: dict[str, bytes]) -> Decision:
+    """The bank's answer to a preflight with this cohort."""
+    talk = Conversation(
+        "coordinator",
+        local.federation.coordinator,
+        "bank",
+        local.federation.members["bank"],
+        run_id,
+        hashlib.sha256(plan).digest(),
+        manifest_hash(members),
+    )
+    body = preflight(local, run_id, plan).model_copy(update={"cohort": members})
+    reply = local.service("bank").answer(talk.say(body, 0, begins=True))
+    return talk.hear(reply, Decision, 0, begins=False)
+
+
+def test_a_cohort_with_a_party_that_the_plan_does_not_name_is_refused(local: LocalRun) -> None:
+    named = b'[cohort]\nparties = ["bank", "retailer", "charity"]\n\n[privacy]'
+    plan = PLAN.replace(b"[privacy]", named)
+    assert decided(local, "run-1", plan, dict(local.federation.members)).reason == "cohort"
+
+
+def test_a_cohort_that_shrinks_to_two_after_preflight_needs_both_consents(local: LocalRun) -> None:
+    plan = changed(PLAN, "[privacy]", "[cohort]\nminimum = 2\naccept_two_party = true\n\n[privacy]")
+    for party in ("bank", "retailer"):
+        edit_policy(local, party, "minimum_cohort = 3", "minimum_cohort = 2")
+    edit_policy(local, "ecommerce", 'tasks = ["churn", "propensity"]', 'tasks = ["propensity"]')
+    with pytest.raises(CohortError, match="bank, retailer refused a message in phase keys"):
+        local.run(plan)
+    assert local.services["bank"].node.ledger.spent() == 0
+
+
+def test_preflights_that_give_their_reservation_back_are_limited(local: LocalRun) -> None:
+    edit_policy(local, "bank", "max_refunds_per_day = 20", "max_refunds_per_day = 2")
+    members = dict(local.federation.members)
+    reasons = [decided(local, f"run-{number}", PLAN, members).reason for number in range(4)]
+    assert reasons == ["", "", "budget", "budget"]
+
+
+def test_a_policys_delta_holds_where_the_plan_names_none(local: LocalRun) -> None:
+    edit_policy(local, "bank", "delta = ", "delta = 1e-9 #")
+    members = dict(local.federation.members)
+    assert decided(local, "run-1", PLAN, members).reason == "epsilon"
+    stated = changed(PLAN, "epsilon = 1.0\nevaluation", "delta = 1e-9\nepsilon = 1.0\nevaluation")
+    assert decided(local, "run-2", stated, members).accepted

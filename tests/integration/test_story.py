@@ -60,7 +60,7 @@ class OpeningChannel(MemoryChannel):
             body = body_of(envelope, kind)
             if not body.total:
                 return []
-            chunks = session.keys.open_total(body.total, len(body.total))
+            chunks = session.keys.open_total(body.total, len(body.total), "update", session.applied)
             return [unpack_fields(chunks, session.parameters.size).tolist()]
         return []
 

@@ -70,6 +70,16 @@ def test_clipped_sum_equals_a_loop_over_examples(family: str) -> None:
     assert np.allclose(clipped_sum(module, features, labels, 0.7), expected, atol=1e-5)
 
 
+def test_a_row_whose_gradient_overflows_moves_nothing_and_is_not_told() -> None:
+    module = module_at("mlp", 1)
+    features, labels = rows(6, 1)
+    without = clipped_sum(module, features[:-1], labels[:-1], 1.0)
+    features[-1] = 3e38
+    with_one = clipped_sum(module, features, labels, 1.0)
+    assert np.isfinite(with_one).all()
+    assert np.linalg.norm(with_one - without) <= 1.0 + 1e-6
+
+
 def rule(**changes: float) -> StepRule:
     return StepRule(**{"batch_size": 10, "clipping_norm": 1.0, "learning_rate": 0.5, **changes})
 

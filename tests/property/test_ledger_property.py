@@ -78,9 +78,9 @@ class LedgerMachine(RuleBasedStateMachine):
             assert run in self.touched
 
     @rule(run=RUNS)
-    def release(self, run: str) -> None:
+    def refund(self, run: str) -> None:
         with suppress(LedgerError):
-            self.ledger().release(run)
+            self.ledger().refund(run)
             assert run not in self.touched
             self.granted[run] = 0.0
 
@@ -142,7 +142,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ledger = Ledger(path, epsilon=simple_epsilon)
     training = SampledGaussian(0.25, 1.0, 4)
     ledger.reserve("a", plan_digest="d", purpose="p", mechanisms=[training])
-    ledger.release("a")
+    ledger.refund("a")
     ledger.reserve("b", plan_digest="d", purpose="p", mechanisms=[training])
     with path.open("ab") as file:
         file.write(b'{"body":{"mechanism":')
@@ -152,7 +152,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ledger.amend(cap_epsilon=CAP + 1, cap_delta=1e-6)
     kinds = {entry.kind for entry in ledger.entries()}
     assert kinds == {
-        "open", "amend", "reserve", "release", "intent", "commit", "close", "torn"
+        "open", "amend", "reserve", "refund", "intent", "commit", "close", "torn"
     }  # fmt: skip
     ledger.verify()
     return path

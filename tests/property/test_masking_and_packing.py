@@ -22,7 +22,7 @@ def pairs_of(members: list[str]) -> dict[str, dict[str, bytes]]:
     secrets = {me: bytes([index + 1]) * 32 for index, me in enumerate(members)}
     return {
         me: {
-            peer: pair_key(secrets[me], exchange_public(secrets[peer]), b"agreement")
+            peer: pair_key(secrets[me], exchange_public(secrets[peer]), b"agreement", (me, peer))
             for peer in members
             if peer != me
         }

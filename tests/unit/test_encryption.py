@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tenseal
 
 from privacy.encryption import (
     CIPHERTEXT_BYTES,
@@ -57,6 +58,14 @@ def test_the_coordinators_context_has_no_key(run_key: RunKey) -> None:
                 save_relin_keys=False,
             )
         )
+
+
+def test_a_key_of_other_parameters_is_refused_before_seal_parses_it() -> None:
+    other = tenseal.context(tenseal.SCHEME_TYPE.BFV, 4096, 1032193, [60, 49])
+    foreign = other.serialize(save_secret_key=True, save_galois_keys=False, save_relin_keys=False)
+    for data in (foreign, b"", RunKey.generate().to_bytes() + bytes(128 * 1024)):
+        with pytest.raises(ProtocolError, match="parameters"):
+            RunKey.from_bytes(data)
 
 
 def test_another_key_does_not_open(run_key: RunKey) -> None:

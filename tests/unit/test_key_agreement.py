@@ -12,8 +12,9 @@ from privacy.key_agreement import (
     open_run_key,
     pair_keys,
     seal_run_key,
+    shared_keys,
 )
-from privacy.masking import exchange_public
+from privacy.masking import exchange_public, pair_key
 
 MEMBERS = ["bank", "ecommerce", "retailer"]
 SECRETS = {me: bytes([index + 7]) * 32 for index, me in enumerate(MEMBERS)}
@@ -25,10 +26,10 @@ def agreed() -> dict[str, SharedKeys]:
     pairs = {me: pair_keys(me, SECRETS[me], OFFERS, AGREEMENT) for me in MEMBERS}
     lead, run_key = lead_of(MEMBERS), RunKey.generate()
     sealed = seal_run_key(run_key, lead, pairs[lead], AGREEMENT)
-    keys = {lead: SharedKeys(lead, "run", pairs[lead], run_key)}
+    keys = {lead: shared_keys(lead, "run", pairs[lead], run_key, AGREEMENT)}
     for me in MEMBERS[1:]:
         opened = open_run_key(sealed, me, lead, pairs[me], AGREEMENT)
-        keys[me] = SharedKeys(me, "run", pairs[me], opened)
+        keys[me] = shared_keys(me, "run", pairs[me], opened, AGREEMENT)
     return keys
 
 
@@ -42,7 +43,7 @@ def test_all_members_open_the_sum_and_nothing_but_the_sum() -> None:
     total = [add(keyless_context(), [one[0] for one in uploads.values()])]
     expected = (chunk(0) + chunk(1) + chunk(2)) % MODULUS
     for me in MEMBERS:
-        assert np.array_equal(keys[me].open_total(total, 1)[0], expected)
+        assert np.array_equal(keys[me].open_total(total, 1, "update", 1)[0], expected)
 
 
 def test_a_key_holder_who_opens_one_upload_sees_uniform_words() -> None:
@@ -100,4 +101,26 @@ def test_a_missing_seal_and_a_low_order_key_are_refused() -> None:
 
 def test_a_sum_with_a_missing_chunk_is_refused() -> None:
     with pytest.raises(ProtocolError, match="number of ciphertexts"):
-        agreed()["bank"].open_total([], 1)
+        agreed()["bank"].open_total([], 1, "update", 1)
+
+
+def test_a_sum_opened_as_another_one_is_uniform() -> None:
+    """The coordinator passes an update off as the evaluation, whose sum it is told."""
+    keys = agreed()
+    nothing = [np.zeros(SLOTS, dtype=np.int64)]
+    uploads = [keys[me].protect(nothing, "update", 2)[0] for me in MEMBERS]
+    total = [add(keyless_context(), uploads)]
+    assert not keys["bank"].open_total(total, 1, "update", 2)[0].any()
+    for tensor, number in (("evaluation", 0), ("update", 3)):
+        opened = keys["bank"].open_total(total, 1, tensor, number)[0]
+        cells = np.bincount(opened * 16 // MODULUS, minlength=16)
+        assert ((cells - SLOTS / 16) ** 2 / (SLOTS / 16)).sum() < 15 + 6 * np.sqrt(30)
+
+
+def test_a_copied_exchange_key_is_refused_and_would_share_no_key() -> None:
+    copied = {**OFFERS, "retailer": OFFERS["ecommerce"]}
+    with pytest.raises(ProtocolError, match="same exchange key"):
+        pair_keys("bank", SECRETS["bank"], copied, AGREEMENT)
+    one = pair_key(SECRETS["bank"], OFFERS["ecommerce"], AGREEMENT, ("bank", "ecommerce"))
+    other = pair_key(SECRETS["bank"], OFFERS["ecommerce"], AGREEMENT, ("bank", "retailer"))
+    assert one != other

@@ -131,7 +131,7 @@ def test_a_spend_that_is_no_number_is_refused(path: Path, bad: float) -> None:
 
 def test_an_untouched_reservation_can_be_given_back(ledger: Ledger) -> None:
     reserve(ledger, "run-1")
-    ledger.release("run-1")
+    ledger.refund("run-1")
     assert ledger.spent() == 0.0
     assert ledger.spent_by_run() == {"run-1": 0.0}
     with pytest.raises(LedgerError, match="used once"):
@@ -143,11 +143,11 @@ def test_after_an_intent_nothing_is_refunded(ledger: Ledger) -> None:
     whole = ledger.spent()
     ledger.intent("run-1", 1, ROUND)
     with pytest.raises(LedgerError, match="never refunded"):
-        ledger.release("run-1")
+        ledger.refund("run-1")
     ledger.close("run-1", "failed")
     assert ledger.spent() == whole
     with pytest.raises(LedgerError, match="no open reservation"):
-        ledger.release("run-1")
+        ledger.refund("run-1")
 
 
 def test_a_whole_run_is_recorded_step_by_step(ledger: Ledger) -> None:
@@ -289,7 +289,7 @@ def test_an_open_ledger_finds_a_change_in_lines_it_has_verified(ledger: Ledger, 
 def test_an_impossible_step_is_found_though_its_hash_is_right(path: Path) -> None:
     ledger = make(path)
     with ledger._file.appending() as file:
-        file.append("release", {"run": "never"})
+        file.append("refund", {"run": "never"})
     with pytest.raises(LedgerError, match="line 2: run never has no open reservation"):
         reopened(path).verify()
     with ledger._file.appending() as file:
@@ -301,7 +301,7 @@ def test_an_impossible_step_is_found_though_its_hash_is_right(path: Path) -> Non
 def test_an_entry_of_a_newer_version_is_refused(path: Path) -> None:
     ledger = make(path)
     with ledger._file.appending() as file:
-        file.append("refund", {})
+        file.append("forgive", {})
     with pytest.raises(LedgerError, match="newer version"):
         ledger.spent()
 
@@ -320,7 +320,7 @@ def test_an_interrupted_write_never_lowers_the_spend(ledger: Ledger, path: Path,
     with pytest.raises(LedgerError, match="line 3: cut off"):
         found.verify()
     with pytest.raises(LedgerError, match="never refunded"):
-        found.release("run-1")
+        found.refund("run-1")
     before = found.spent()
     reserve(found, "run-3")
     found.verify()
@@ -375,7 +375,7 @@ def test_a_full_disk_is_an_error_and_what_was_written_still_counts(
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
     with pytest.raises(LedgerError, match="never refunded"):
-        ledger.release("run-1")
+        ledger.refund("run-1")
     ledger.intent("run-1", 1, ROUND)
     ledger.verify()
 

@@ -2,7 +2,7 @@ import hashlib
 
 import cbor2
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from privacy.conversation import Conversation
 from privacy.errors import ProtocolError, SignatureError
@@ -12,11 +12,13 @@ from privacy.messages import (
     PARTY_MESSAGES,
     Abort,
     Acknowledged,
+    Decision,
     Envelope,
     Header,
     KeyConfirm,
     Publish,
     Receipt,
+    TrainRound,
     Treatment,
     body_of,
     canonical,
@@ -145,7 +147,7 @@ def test_an_abort_ends_a_run_at_any_point_but_only_its_own() -> None:
 
 
 def sealed(content: bytes) -> bytes:
-    return COORDINATOR.sign(content) + content
+    return COORDINATOR.sign(b"fedtags message 1\0" + content) + content
 
 
 @pytest.mark.parametrize(
@@ -179,6 +181,29 @@ def test_unknown_or_ill_typed_fields_are_refused() -> None:
         envelope = read(sealed(canonical({**content, "body": body})), COORDINATOR.public)
         with pytest.raises(ProtocolError, match="malformed"):
             body_of(envelope, KeyConfirm)
+
+
+def test_a_frame_longer_than_its_type_allows_is_not_parsed() -> None:
+    long = sealed(canonical({"body": bytes(3 * 1024 * 1024)}))
+    with pytest.raises(ProtocolError, match="length"):
+        read(long, COORDINATOR.public)
+    ours, theirs = talks()
+    fits = ours.say(TrainRound(confirmations={}, total=(bytes(3 * 1024 * 1024),)), 1, begins=True)
+    assert theirs.hear(fits, TrainRound, 1, begins=True).total
+
+
+@pytest.mark.parametrize("run", ["../federation", "/etc/passwd", "", "a" * 64, "A", "a\n", "a b"])
+def test_a_run_id_is_no_path(run: str) -> None:
+    with pytest.raises(ProtocolError, match="run id"):
+        sign_plan(BANK, run, b"plan")
+    with pytest.raises(ValidationError):
+        talks(run)[0].say(Publish(total=()), 0, begins=True)
+
+
+@pytest.mark.parametrize("size", [0, -1900, 10**12])
+def test_a_public_size_outside_its_range_is_malformed(size: int) -> None:
+    with pytest.raises(ValidationError):
+        Decision(accepted=True, reason="", public_size=size, exchange_key=bytes(32))
 
 
 def test_a_plan_signature_is_for_one_run_of_one_plan() -> None:

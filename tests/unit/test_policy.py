@@ -50,7 +50,15 @@ def policy(*changes: tuple[str, str]) -> Policy:
 def judge(
     given: Policy, asked: Plan, requester: str = REQUESTER, cohort: int = 3, party: str = "bank"
 ) -> None:
-    check(given, asked, requester_fingerprint=requester, cohort_size=cohort, party=party)
+    others = [name for name in ("bank", "retailer", "shop", "telco") if name != party]
+    check(
+        given,
+        asked,
+        requester_fingerprint=requester,
+        cohort=[party, *others[: cohort - 1]],
+        party=party,
+        public_size=6000,
+    )
 
 
 def refused(
@@ -106,10 +114,11 @@ def test_a_plan_with_no_groups_asks_for_all_of_them() -> None:
 
 
 def test_a_delta_above_the_budgets_is_refused() -> None:
-    assert refused(policy(), plan(("epsilon = 1.0", "epsilon = 1.0\ndelta = 0.001"))) == (
-        rules.EPSILON
-    )
-    judge(policy(), plan(("epsilon = 1.0", "epsilon = 1.0\ndelta = 1e-6")))
+    strict = policy((f"delta = {1 / 60_000:.3g}", "delta = 1e-6"))
+    assert refused(strict, plan()) == rules.EPSILON
+    judge(strict, plan(("epsilon = 1.0", "epsilon = 1.0\ndelta = 1e-6")))
+    # A plan never runs at more than 1 / (10 * N^), whatever it names.
+    judge(policy(), plan(("epsilon = 1.0", "epsilon = 1.0\ndelta = 0.001")))
 
 
 def test_a_plan_that_does_not_name_this_party_is_refused() -> None:
@@ -128,7 +137,7 @@ def test_two_parties_need_the_consent_of_both_policy_and_plan() -> None:
     accepting = policy(small, ("accept_two_party = false", "accept_two_party = true"))
     judge(accepting, two, cohort=2)
     assert refused(policy(small), two, cohort=2) == rules.TWO_PARTY
-    assert refused(accepting, plan(), cohort=2) == rules.TWO_PARTY
+    assert refused(accepting, plan(), cohort=2) == rules.COHORT
     assert refused(policy(), two, cohort=2) == rules.COHORT
 
 
