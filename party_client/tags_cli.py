@@ -177,13 +177,13 @@ def _write_csv(records: Iterable[TagRecord], file: TextIO) -> None:
 
 
 def _write_parquet(records: Iterable[TagRecord], file: TextIO) -> None:
-    import pyarrow  # a tenth of a second to import, so only where it is used
-    from pyarrow import parquet
+    import pandas  # half a second to import, so only where it is used
 
-    kinds = {"score": pyarrow.float64()}
-    schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in EXPORT_COLUMNS])
+    # Stated types, so that an export without rows has the same columns as any other.
+    types = {name: "float64" if name == "score" else "string" for name in EXPORT_COLUMNS}
     rows = [record_data(record) for record in records]
-    parquet.write_table(pyarrow.Table.from_pylist(rows, schema), file.buffer)
+    frame = pandas.DataFrame(rows, columns=list(EXPORT_COLUMNS)).astype(types)
+    frame.to_parquet(file.buffer, index=False)
 
 
 def _write_json(records: Iterable[TagRecord], file: TextIO) -> None:

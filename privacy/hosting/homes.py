@@ -15,8 +15,9 @@ from privacy.errors import ConfigError
 def fresh_home(home: Path) -> Iterator[Path]:
     """A private folder to fill; when the block ends well, its entries move into `home`.
 
-    `home` is for this user only afterwards: mode 0700 if others could enter it. Raises ConfigError before anything moves if one of
-    the entries exists in `home` already; a failed block leaves nothing behind.
+    `home` gets mode 0700, also if it exists and other users may enter it. Raises ConfigError
+    before anything moves if one of the entries exists in `home` already, or if `home` cannot be
+    closed to others; a failed block leaves nothing behind.
     """
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)

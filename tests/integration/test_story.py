@@ -114,7 +114,7 @@ def test_every_ledger_recomputes_to_the_epsilon_that_was_reported(local: LocalRu
 
 
 def test_no_answer_is_larger_or_smaller_for_other_data(local: LocalRun) -> None:
-    """Payload lengths are constant: two parties of different size send frames of one length."""
+    """Payload lengths are constant: parties with other rows send frames of one length."""
     sizes: list[set[int]] = []
 
     class Measuring(MemoryChannel):
