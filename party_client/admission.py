@@ -5,7 +5,7 @@ Everything is checked before any data is opened; the spend is reserved before th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -38,12 +38,15 @@ class Admission:
     held_out: Rows
 
 
-def admit(node: Node, run: str, request: Preflight) -> Admission:
-    """Check, reserve, then open the data of a freshly signed plan (`fresh_signature`).
+def admit(node: Node, run: str, request: Preflight, end_earlier: Callable[[], None]) -> Admission:
+    """Check the signature, the cohort and the policy, reserve, then open the data.
 
-    Raises PolicyRefusal with a public reason code, or PlanError, and leaves no reservation behind
-    when it does.
+    `end_earlier` is called when only budget and data can still refuse: it ends an unfinished run
+    and gives back what that had reserved and not used. Raises ProtocolError or SignatureError for
+    a plan that is not freshly signed by a pinned requester; PolicyRefusal with a public reason
+    code, or PlanError, otherwise; no reservation is left behind then.
     """
+    _check_signature(node, run, request)
     plan = parse_plan(request.plan)
     check_tags(plan)
     _check_members(node, request.cohort)
@@ -56,6 +59,7 @@ def admit(node: Node, run: str, request: Preflight) -> Admission:
         public_size=node.public_size,
     )
     terms = party_terms(plan, node.public_size)
+    end_earlier()
     _reserve(node, run, plan, request.plan, terms)
     try:
         return _open_data(node, plan, plan_digest(request.plan), terms)
@@ -67,7 +71,7 @@ def admit(node: Node, run: str, request: Preflight) -> Admission:
         raise
 
 
-def fresh_signature(node: Node, run: str, request: Preflight) -> None:
+def _check_signature(node: Node, run: str, request: Preflight) -> None:
     """Raise unless a requester pinned at join signed this plan for this run, unseen so far."""
     pinned = {bytes.fromhex(one.public_key) for one in node.federation.requesters}
     if request.requester not in pinned:

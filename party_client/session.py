@@ -20,7 +20,7 @@ from models.training import (
     noised_evaluation,
     public_weights,
 )
-from party_client.admission import PLAN_INVALID, Admission, admit, fresh_signature
+from party_client.admission import PLAN_INVALID, Admission, admit
 from party_client.node import Node
 from party_client.policy import check_cohort
 from party_client.publication import FinishedRun, publish
@@ -258,8 +258,7 @@ def begin(
 ) -> tuple[Session | None, bytes]:
     """Answer a preflight: a session and an accepting Decision, or None and a refusing one.
 
-    `end_earlier` is called once the plan is known to be freshly signed by a pinned requester: it
-    ends an unfinished run, and gives back what that had reserved and not used.
+    `end_earlier` ends an unfinished run; see `admit` for when.
 
     Raises ProtocolError or SignatureError for anything that is not a fresh, well-signed preflight
     of the pinned coordinator and requester.
@@ -280,9 +279,7 @@ def begin(
     reason = ""
     session: Session | None = None
     try:
-        fresh_signature(node, talk.run, request)
-        end_earlier()
-        admission = admit(node, talk.run, request)
+        admission = admit(node, talk.run, request, end_earlier)
         session = Session(node, talk, admission, request.cohort, exchange_key)
     except PolicyRefusal as refusal:
         reason = refusal.reason

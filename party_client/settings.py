@@ -46,7 +46,8 @@ path = "events.parquet"
 # Every amount is multiplied by this constant, so that all parties speak of one currency.
 currency_rate = 1.0
 # For CSV only. delimiter = "space" means runs of blanks; without a header, fields = 4 says how many
-# fields a line has, and columns are called "#1", "#2" and so on. date_format is a strptime format; empty means ISO 8601.
+# fields a line has, and columns are called "#1", "#2" and so on. date_format is a strptime format;
+# empty means ISO 8601.
 encoding = "utf-8"
 delimiter = ","
 has_header = true

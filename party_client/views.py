@@ -63,6 +63,8 @@ def source_json(report: SourceReport) -> dict[str, Any]:
 def status_table(status: Status) -> Table:
     """What `status` says."""
     table = Table(box=None, show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     table.add_row("party", status.party)
     table.add_row("service", "up" if status.service_up else "down")
     table.add_row("SuperNode", "up" if status.supernode_up else "down")

@@ -60,12 +60,10 @@ def demo(
     from simulations.summary import render, summarise
 
     folder = folder.resolve()
-    chosen = None if data is None else _checked(data)
+    scenario = None if data is None else federation.shops(_checked(data))
     federation.prepare_folder(folder)
     with _progress() as progress:
-        scenario = (
-            federation.market(folder, customers) if chosen is None else federation.shops(chosen)
-        )
+        scenario = scenario or federation.market(folder, customers)
         finished = federation.run_demo(folder, scenario, progress)
         waiting = progress.add_task("comparing with each party alone", total=None)
         summary = summarise(finished)

@@ -417,3 +417,13 @@ def test_a_policys_delta_holds_where_the_plan_names_none(local: LocalRun) -> Non
     assert decided(local, "run-1", PLAN, members).reason == "epsilon"
     stated = changed(PLAN, "epsilon = 1.0\nevaluation", "delta = 1e-9\nepsilon = 1.0\nevaluation")
     assert decided(local, "run-2", stated, members).accepted
+
+
+def test_a_preflight_that_the_policy_refuses_does_not_end_the_active_run(local: LocalRun) -> None:
+    members = dict(local.federation.members)
+    assert decided(local, "run-1", PLAN, members).accepted
+    greedy = changed(PLAN, "epsilon = 1.0\nevaluation", "epsilon = 7.0\nevaluation")
+    assert decided(local, "run-2", greedy, members).reason == "epsilon"
+    session = local.services["bank"]._session
+    assert session is not None
+    assert session.run == "run-1"

@@ -103,10 +103,14 @@ Rows = dict[str, tuple[bytes, float]]
 
 
 def read(events: list[tuple[str, ...]]) -> Rows:
+    return read_lines([",".join(one).encode() for one in events])
+
+
+def read_lines(lines: list[bytes], log: SourceSettings = LOG, end: bytes = b"\n") -> Rows:
     with tempfile.TemporaryDirectory() as folder:
-        lines = ["who,at,sum,kind,category,channel", *(",".join(one) for one in events)]
-        (Path(folder) / "log.csv").write_text("\n".join(lines) + "\n")
-        with open_source(LOG, Path(folder), today=date(2025, 1, 1)) as source:
+        content = end.join([b"who,at,sum,kind,category,channel", *lines]) + end
+        (Path(folder) / "log.csv").write_bytes(content)
+        with open_source(log, Path(folder), today=date(2025, 1, 1)) as source:
             try:
                 found = source._examples(PLAN, "bank", labelled=True)
             except DataError:  # no usable row, or nobody eligible
@@ -140,6 +144,50 @@ def test_the_order_of_the_file_changes_no_row(
     shuffled = list(events)
     order.shuffle(shuffled)
     assert read(shuffled) == read(events)
+
+
+# Bytes by which a line could reach into others: quotes, delimiters, halves of line ends and of
+# characters, and what other readers take for a line end, a comment or the end of the file.
+reach = st.sampled_from(
+    [
+        *(b'"', b'""', b"'", b",", b";", b"\\", b"\r", b"\0", b"\x1a", b"\x1f", b"\x0b", b"#"),
+        *(b"\xff", b"\xc3", b"\xe2\x80\xa8", b"\xc2\x85", b"\xef\xbb\xbf", b" ", b"z"),
+        b"2024-06-01",
+    ]
+)
+junk = st.one_of(
+    st.lists(reach, max_size=12).map(b"".join),
+    st.tuples(st.lists(reach, max_size=3).map(b"".join), st.binary(max_size=6)).map(
+        lambda parts: b"z,2024-06-01,5,sale," + b",".join(parts)
+    ),
+).map(lambda line: line.replace(b"\n", b""))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    events=logs,
+    quoted=st.randoms(use_true_random=False),
+    stray=st.lists(st.tuples(junk, st.integers(0, 100)), min_size=1, max_size=3),
+    encoding=st.sampled_from([("utf-8",), ("utf-8", "latin-1"), ("ascii", "gbk"), ("utf-8-sig",)]),
+    end=st.sampled_from([b"\n", b"\r\n"]),
+)
+def test_no_line_whatever_it_holds_changes_another_customers_row(
+    events: list[tuple[str, ...]],
+    quoted: random.Random,
+    stray: list[tuple[bytes, int]],
+    encoding: tuple[str, ...],
+    end: bytes,
+) -> None:
+    log = LOG.model_copy(update={"encoding": encoding})
+    lines = [
+        ",".join(f'"{field}"' if quoted.random() < 0.3 else field for field in one).encode()
+        for one in events
+    ]
+    alone = read_lines(lines, log, end)
+    for line, place in stray:
+        lines.insert(place % (len(lines) + 1), line)
+    together = read_lines(lines, log, end)
+    assert {who: row for who, row in together.items() if who in alone} == alone
 
 
 @pytest.mark.parametrize("most", ["events", "purchases_180", "spend_365"])

@@ -8,6 +8,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from models.catalogue import (
     EVENTS_1,
@@ -173,6 +174,23 @@ def test_an_own_contract_scales_numbers_and_spreads_categories() -> None:
         "plan": np.array(["gold", "unheard-of", None], dtype=object),
     }
     assert scale(columns, raw).tolist() == [[0, 0, 1], [1, 0, 0], [0.5, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"missing": float("nan")}, "missing must be finite"),
+        ({"missing": float("inf")}, "missing must be finite"),
+        ({"low": -1e308, "high": 1e308}, "too far apart"),
+        ({"low": 1e16, "high": 1e16 + 2, "transform": "log1p"}, "too close"),
+        ({"high": float("inf")}, "both finite"),
+    ],
+)
+def test_constants_that_would_give_no_number_are_refused(
+    changes: dict[str, Any], wanted: str
+) -> None:
+    with pytest.raises(ValidationError, match=wanted):
+        FeatureColumn.model_validate({"name": "n"} | changes)
 
 
 def test_a_missing_feature_column_is_named() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from models.plan import Plan, parse_plan
+from party_client.readers import Relation, read_files
 from party_client.source_settings import SourceSettings
 from party_client.sources import Source, SourceReport, open_source
 from privacy.errors import ConfigError, DataError, PlanError
@@ -112,6 +114,92 @@ def test_an_unclosed_quote_is_set_aside_and_counted(tmp_path: Path) -> None:
     assert found.customers == 2
 
 
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b'z,2024-06-01,1,"open',
+        b'"z,2024-06-01,1,x',
+        b'z,2024-06-01,1,shut"',
+        b'z,2024-06-01,1,12" pipe',
+        b'z,2024-06-01,1, "blank before"',
+        b'z,2024-06-01,1,"blank after" ',
+        b'z,2024-06-01,1,"odd""',
+        b"z,2024-06-01,1,return\rz",
+        b"z,2024-06-01",
+        b"z,2024-06-01,1," + b"x" * 500_000,
+        b"z,2024-06-01,1," + b"x" * 40_000_000,
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1, 4])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_a_broken_line_is_set_aside_and_every_other_is_read(
+    junk: bytes, place: int, end: bytes, tmp_path: Path
+) -> None:
+    rows = [b"%c,2024-06-01,1,%b" % (who, note) for who, note in zip(b"abcd", NOTES, strict=True)]
+    lines = [b"who,at,sum,cat", *rows[:place], junk, *rows[place:]]
+    columns = COLUMNS | {"category": "cat"}
+    with opened(tmp_path, end.join(lines) + end, columns=columns) as source:
+        rejected = source.check().rejected
+        found = source._db.execute("SELECT customer, category FROM events").fetchall()
+    kept = [("a", "dry, food"), ("b", 'the "best"'), ("c", None), ("d", "plain\u2028x")]
+    assert sorted(row for row in found if row[0] != "z") == kept
+    assert rejected.keys() == {"malformed_row"}
+
+
+NOTES = (b'"dry, food"', b'"the ""best"""', b'""', "plain\u2028x".encode())
+
+
+def test_a_line_set_aside_is_kept_for_the_operator(tmp_path: Path) -> None:
+    content = GOOD + 'c,2024-06-01,"1\nd,2024-06-01,"é""\n'
+    found = report(tmp_path, content)
+    assert found.rejected == {"malformed_row": 2}
+    assert found.rows_read == 5
+    assert found.rejected_file is not None
+    with found.rejected_file.open(encoding="utf-8", newline="") as file:
+        written = list(csv.DictReader(file))
+    assert [(row["file"], row["line"]) for row in written] == [
+        ("log.csv", 'c,2024-06-01,"1'),
+        ("log.csv", 'd,2024-06-01,"é""'),
+    ]
+
+
+def test_another_quote_character_or_none_is_kept_to(tmp_path: Path) -> None:
+    content = "who;at;sum;cat\na;2024-06-01;1;'x;''y'\nb;2024-06-01;1;5\"\nc;2024-06-01;1;it's\n"
+    columns = COLUMNS | {"category": "cat"}
+    with opened(tmp_path, content, delimiter=";", quote="'", columns=columns) as source:
+        assert source.check().rejected == {"malformed_row": 1}
+        found = source._db.execute("SELECT category FROM events ORDER BY customer").fetchall()
+    assert found == [("x;'y",), ('5"',)]
+    plain = content.replace("'x;''y'", '"x')
+    with opened(tmp_path, plain, delimiter=";", quote="", columns=columns) as source:
+        assert source.check().rejected == {}
+        found = source._db.execute("SELECT category FROM events ORDER BY customer").fetchall()
+    assert found == [('"x',), ('5"',), ("it's",)]
+
+
+def test_blank_separated_text_survives_any_character(tmp_path: Path) -> None:
+    content = 'who at sum\na 2024-06-01 1\nb 2024-06-01 1\x1f2 "\nc 2024-06-01 1\n'
+    found = report(tmp_path, content, delimiter="space")
+    assert found.rejected == {"malformed_row": 1}
+    assert found.customers == 2
+
+
+def test_without_a_header_the_first_line_does_not_decide_how_the_others_are_read(
+    tmp_path: Path,
+) -> None:
+    by_position = {"customer": "#1", "time": "#2", "amount": "#3"}
+    for junk in ("z,2024-06-01,1,9\n", "z\n", '"z\n', "z" * 600_000 + "\n"):
+        content = junk + "a,2024-06-01,1\nb,2024-06-01,1\n"
+        found = report(tmp_path, content, has_header=False, fields=3, columns=by_position)
+        assert found.rejected == {"malformed_row": 1}
+        assert found.customers == 2
+
+
+def test_blank_lines_may_stand_before_the_header(tmp_path: Path) -> None:
+    assert report(tmp_path, "\n\n" + GOOD).rejected == {}
+    assert report(tmp_path, "\r\n\n" + GOOD + 'c,"\n').rejected == {"malformed_row": 1}
+
+
 def test_equal_rows_stay_where_the_settings_say_so(tmp_path: Path) -> None:
     twice = GOOD + "b,2024-06-02 10:00:00,2\n"
     assert report(tmp_path, twice).rejected == {"duplicate_row": 1}
@@ -133,6 +221,18 @@ def test_lines_in_mixed_encodings_are_each_read_by_the_first_that_fits(tmp_path:
     with opened(tmp_path, content, encoding=["utf-8", "latin-1"], columns=columns) as source:
         assert source.check().rejected == {}
         assert source.scoring_examples(plan(), "bank").customer_ids == ["é1"]
+
+
+@pytest.mark.parametrize("other", ["", "b,2024-06-01,1,caf\xff\n"])
+def test_the_first_encoding_is_tried_first_whatever_the_other_lines_hold(
+    other: str, tmp_path: Path
+) -> None:
+    content = "who,at,sum,cat\na,2024-06-01,1,café\n".encode() + other.encode("latin-1")
+    columns = COLUMNS | {"category": "cat"}
+    with opened(tmp_path, content, encoding=["ascii", "latin-1"], columns=columns) as source:
+        source.check()
+        found = source._db.execute("SELECT category FROM events WHERE customer = 'a'").fetchall()
+    assert found == [("cafÃ©",)]
 
 
 def test_gbk_with_its_own_header_delimiter_decimal_comma_and_dates(tmp_path: Path) -> None:
@@ -170,7 +270,7 @@ def test_blank_separated_text_is_mapped_by_header_or_by_position(tmp_path: Path)
     lines = " 00001 19970101  1   11.77\r\n 00002 19970230  1   12.00\r\n 00002 19970112 77.00\r\n"
     by_position = {"customer": "#1", "time": "#2", "amount": "#4"}
     common: dict[str, Any] = {"delimiter": "space", "date_format": "%Y%m%d"}
-    found = report(tmp_path, lines, has_header=False, columns=by_position, **common)
+    found = report(tmp_path, lines, has_header=False, fields=4, columns=by_position, **common)
     assert found.rejected == {"malformed_row": 1, "impossible_time": 1}
     assert found.first_day == date(1997, 1, 1)
     by_name = {"customer": "id", "time": "date", "amount": "sum"}
@@ -236,6 +336,61 @@ def test_customers_without_consent_are_neither_trained_on_nor_scored(tmp_path: P
     assert scored.consented == 1
 
 
+@pytest.mark.parametrize(
+    ("row", "wanted"),
+    [
+        ('b,yes,"open\nb,no,x"', "columns 'id' and 'ok' cannot be told for sure"),
+        ("b,no,moved, by mail", "columns 'id' and 'ok' cannot be told for sure"),
+        ("secret-1234", "columns 'id' and 'ok' cannot be told for sure"),
+        (",no,", "column 'id' of the consent file is empty"),
+        ("secret-\xff,no,", "column 'id' of the consent file is empty or cannot be decoded"),
+        ("secret-1234,nope,", r"column 'ok' .* use 1, true, .* and 0, false, f, no, .* for a no"),
+        ("secret-1234,yes\xff,", "column 'ok' of the consent file has a word that is not known"),
+    ],
+)
+def test_a_consent_file_with_one_unclear_row_is_refused_whole(
+    row: str, wanted: str, tmp_path: Path
+) -> None:
+    lines = f"id,ok,note\na,yes,\nb,yes,\n{row}\n"
+    (tmp_path / "consent.csv").write_bytes(lines.encode("latin-1"))
+    with opened(tmp_path, GOOD, consent=CONSENT) as source:
+        for _ in range(2):
+            with pytest.raises(DataError, match=wanted) as raised:
+                source.consented_customers()
+            assert "secret" not in str(raised.value)
+        (tmp_path / "consent.csv").write_text("id,ok,note\na,yes,\nb,yes,\nb,,gone\n")
+        assert source.consented_customers() == frozenset({"a"})
+        assert source.check().rejected == {}
+
+
+def test_words_of_a_consent_file_are_read_in_any_case(tmp_path: Path) -> None:
+    words = ["1", "TRUE", " t ", "Yes", "y", "On", "0", "False", "F", "No", "n", "OFF", ""]
+    lines = "".join(f"c{number},{word}\n" for number, word in enumerate(words))
+    (tmp_path / "consent.csv").write_text("id,ok\n" + lines)
+    with opened(tmp_path, GOOD, consent=CONSENT) as source:
+        consented = source.consented_customers()
+    assert consented == frozenset(f"c{number}" for number in range(6))
+
+
+def test_what_is_spilled_or_rewritten_is_closed_to_other_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: dict[str, int] = {}
+
+    def looked_at(*arguments: Any) -> Relation:
+        for path in [tmp_path / name for name in os.listdir(tmp_path) if name[0] == "."]:
+            modes[path.name.split("-")[0]] = path.stat().st_mode & 0o777
+        return read_files(*arguments)
+
+    monkeypatch.setattr("party_client.sources.read_files", looked_at)
+    before = os.umask(0)
+    try:
+        report(tmp_path, GOOD)
+    finally:
+        os.umask(before)
+    assert modes == {".spill": 0o700, ".source": 0o700}
+
+
 def test_without_a_consent_file_the_report_says_that_consent_is_asserted(tmp_path: Path) -> None:
     assert report(tmp_path, GOOD).consent_asserted
 
@@ -263,6 +418,8 @@ def test_closing_leaves_nothing_but_the_rejected_rows_behind(tmp_path: Path) -> 
         ("who,who,sum\na,2024-06-01,1\n", {}, "repeated column name"),
         (GOOD, {"consent": CONSENT | {"granted": "flag"}}, "'flag'"),
         (GOOD, {"date_format": "%Q"}, "cannot be read"),
+        ('"who,at,sum\n' + GOOD, {}, "the header of source file log.csv cannot be read"),
+        ("who" * 100_000 + ",at,sum\na,2024-06-01,1\n", {}, "the header of source file"),
     ],
 )
 def test_an_unusable_log_is_a_data_error(
@@ -324,10 +481,11 @@ def test_a_log_larger_than_the_memory_limit_spills_to_disk(tmp_path: Path) -> No
         assert source.check().customers == 5000
         found = source.scoring_examples(plan(), "bank")
         assert source._spill.is_dir()
+        assert list(source._spill.iterdir())
     assert not source._spill.exists()
     with opened(tmp_path, content) as source:
         roomy = source.scoring_examples(plan(), "bank")
-        assert not source._spill.exists()
+        assert not list(source._spill.iterdir())
     assert found.customer_ids == roomy.customer_ids
     assert (found.features == roomy.features).all()
 
@@ -343,6 +501,8 @@ def test_a_log_larger_than_the_memory_limit_spills_to_disk(tmp_path: Path) -> No
         ({"delimiter": ",", "decimal": ","}, "must differ"),
         ({"currency_rate": 0}, "greater than 0"),
         ({"colour": 1}, "Extra inputs"),
+        ({"has_header": False}, "say how many fields"),
+        ({"fields": 3}, "leave it out"),
         ({"path": []}, "at least one file"),
     ],
 )
