@@ -6,10 +6,8 @@ column is text), so the same file is read the same way whatever rows stand in it
 
 from __future__ import annotations
 
-import codecs
 import csv
 import glob
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,13 +18,17 @@ import duckdb
 
 from models.tasks import text_literal
 from party_client.source_settings import SourceFile, TextFormat
+from party_client.text_lines import LineFile, LineGrammar, line_file
 from privacy.errors import ConfigError, DataError
 
 Connection = Any  # duckdb.DuckDBPyConnection: the package ships no usable annotations
 FILE = "fedtags_file"
 MALFORMED = "fedtags_malformed"
 CSV_REJECTS = "csv_rejects"
-_CHUNK = 1 << 20
+LINE_REJECTS = "line_rejects"
+_KEEP_REJECTS = (
+    f"ignore_errors=true, store_rejects=true, rejects_table='{CSV_REJECTS}', rejects_limit=0"
+)
 _NUMBERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UINTEGER", "FLOAT", "DOUBLE", "DECIMAL"}
 
 
@@ -43,7 +45,18 @@ class Relation:
 
 
 def connect(memory_limit: str, threads: int, spill: Path) -> Connection:
-    """An empty DuckDB that spills to `spill` beyond `memory_limit` and loads no extension."""
+    """An empty DuckDB that spills to `spill` beyond `memory_limit` and loads no extension.
+
+    `spill` is made here, for this user only: DuckDB would make it, and the customers' rows in it,
+    readable by everybody. Table `LINE_REJECTS` takes the lines that never reach the CSV reader.
+    """
+    try:
+        spill.mkdir(mode=0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"folder {spill.parent} cannot be written ({error.strerror}): make the party's folder "
+            "writable"
+        ) from error
     connection = duckdb.connect(
         ":memory:",
         config={
@@ -55,6 +68,7 @@ def connect(memory_limit: str, threads: int, spill: Path) -> Connection:
             "preserve_insertion_order": "false",
         },
     )
+    connection.execute(f"CREATE TABLE {LINE_REJECTS} (file VARCHAR, line VARCHAR)")
     return connection
 
 
@@ -87,8 +101,10 @@ def read_files(
     home: Path,
     scratch: Path,
 ) -> Relation:
-    """Open the files named in settings, relative to `home`; text is re-encoded into `scratch`.
+    """Open the files named in settings, relative to `home`; text is rewritten into `scratch`.
 
+    Lines of text that are no row by themselves go to table `LINE_REJECTS` now, those with too few
+    or too many fields to `CSV_REJECTS` when the relation is read.
     Raises ConfigError for a path that names no file, DataError for a file that is empty or whose
     header cannot be read.
     """
@@ -99,7 +115,7 @@ def read_files(
             if path.suffix.lower() in (".parquet", ".pq"):
                 opened.append(_open_parquet(connection, path))
             else:
-                opened.append(_open_text(path, text, scratch))
+                opened.append(_open_text(connection, path, text, scratch))
             expanded.append(wanted.model_copy(update={"path": str(path)}))
     types: dict[str, str] = {}
     for _, own in opened:
@@ -162,37 +178,68 @@ def _open_parquet(connection: Connection, path: Path) -> tuple[str, dict[str, st
     return sql, {row[0]: row[1] for row in described}
 
 
-def _open_text(path: Path, text: TextFormat, scratch: Path) -> tuple[str, dict[str, str]]:
-    readable = _as_utf8(path, text.encodings, scratch)
-    with readable.open(encoding="utf-8", newline="") as lines:
-        first = next((line for line in lines if line.strip()), "")
+def _open_text(
+    connection: Connection, path: Path, text: TextFormat, scratch: Path
+) -> tuple[str, dict[str, str]]:
+    lines = line_file(path, text, LineGrammar(text), scratch)
+    if lines.set_aside is not None:
+        with data_errors(f"source file {path.name}"):
+            connection.execute(
+                f"INSERT INTO {LINE_REJECTS} SELECT {text_literal(path.name)}, decode(unhex(line)) "
+                f"FROM read_csv({text_literal(str(lines.set_aside))}, auto_detect=false, "
+                "header=false, delim=',', quote='', escape='', columns={'line': 'VARCHAR'})"
+            )
+    names, skip = _columns(path, text, lines)
     if text.delimiter == "space":
-        fields = first.split()
-    else:
-        fields = next(csv.reader([first], delimiter=text.delimiter, quotechar=text.quote or None))
-    if not fields:
+        return _blank_separated_sql(lines.path, names, skip), dict.fromkeys(names, "VARCHAR")
+    columns = ", ".join(f"{text_literal(name)}: 'VARCHAR'" for name in names)
+    # parallel: a thread that starts in the middle of a file with quotes guesses whether it is
+    # inside one, from lines that are other customers'.
+    quote = text.quote if lines.quoted else ""
+    sql = (
+        f"SELECT * FROM read_csv({text_literal(str(lines.path))}, auto_detect=false, header=false, "
+        f"skip={skip}, delim={text_literal(text.delimiter)}, quote={text_literal(quote)}, "
+        f"escape={text_literal(quote)}, columns={{{columns}}}, strict_mode=true, "
+        f"parallel={'false' if quote else 'true'}, {_KEEP_REJECTS})"
+    )
+    return sql, dict.fromkeys(names, "VARCHAR")
+
+
+def _columns(path: Path, text: TextFormat, lines: LineFile) -> tuple[list[str], int]:
+    """The column names of a text file, and how many lines stand before its first row."""
+    with lines.path.open(encoding="utf-8", newline="") as file:
+        number, first = next(
+            ((number, line) for number, line in enumerate(file) if line.strip()), (0, "")
+        )
+    if not first and lines.set_aside is None:
         raise DataError(f"source file {path.name} is empty: export it again")
-    names = [f.strip() for f in fields]
     if not text.has_header:
-        names = [f"#{i}" for i in range(1, len(fields) + 1)]
-    elif len(set(names)) != len(names) or not all(names):
+        assert text.fields is not None
+        return [f"#{position}" for position in range(1, text.fields + 1)], 0
+    names = []
+    if not lines.header_lost:
+        names = _split_header(first.strip("\r\n"), text)
+    if not names:
+        raise DataError(
+            f"the header of source file {path.name} cannot be read: correct its quotes, or "
+            "delimiter, quote and encoding in party.toml"
+        )
+    if len(set(names)) != len(names) or not all(names):
         raise DataError(
             f"source file {path.name} has an empty or repeated column name: correct its header, "
             "or set has_header = false and map columns by position"
         )
-    skip = int(text.has_header)
+    return names, number + 1
+
+
+def _split_header(line: str, text: TextFormat) -> list[str]:
     if text.delimiter == "space":
-        return _blank_separated_sql(readable, names, skip), dict.fromkeys(names, "VARCHAR")
-    columns = ", ".join(f"{text_literal(name)}: 'VARCHAR'" for name in names)
-    # strict_mode: without it an unclosed quote swallows the rest of the file as one good row.
-    sql = (
-        f"SELECT * FROM read_csv({text_literal(str(readable))}, auto_detect=false, header=false, "
-        f"skip={skip}, delim={text_literal(text.delimiter)}, quote={text_literal(text.quote)}, "
-        f"escape={text_literal(text.quote)}, columns={{{columns}}}, strict_mode=true, "
-        f"ignore_errors=true, store_rejects=true, rejects_table='{CSV_REJECTS}', "
-        "rejects_limit=0)"
-    )
-    return sql, dict.fromkeys(names, "VARCHAR")
+        return line.split()
+    try:
+        fields = next(csv.reader([line], delimiter=text.delimiter, quotechar=text.quote or None))
+    except csv.Error:
+        return []
+    return [field.strip() for field in fields]
 
 
 def _blank_separated_sql(path: Path, names: Sequence[str], skip: int) -> str:
@@ -203,53 +250,6 @@ def _blank_separated_sql(path: Path, names: Sequence[str], skip: int) -> str:
         f"SELECT len(parts) <> {len(names)} AS {MALFORMED}, {columns} FROM ("
         "SELECT regexp_split_to_array(trim(line, ' ' || chr(9) || chr(13)), '\\s+') AS parts "
         f"FROM read_csv({text_literal(str(path))}, auto_detect=false, header=false, skip={skip}, "
-        "delim=chr(31), quote='', escape='', columns={'line': 'VARCHAR'}) "
+        f"delim=chr(31), quote='', escape='', columns={{'line': 'VARCHAR'}}, {_KEEP_REJECTS}) "
         "WHERE trim(line, ' ' || chr(9) || chr(13)) <> '')"
     )
-
-
-def _as_utf8(path: Path, encodings: Sequence[str], scratch: Path) -> Path:
-    """The file itself where it is clean UTF-8, else a copy in `scratch` decoded line by line.
-
-    A line that fits no encoding keeps its readable part; each byte that does not becomes U+FFFD,
-    by which the row is found and set aside later.
-    """
-    if codecs.lookup(encodings[0]).name in ("utf-8", "ascii") and _is_clean_utf8(path):
-        return path
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", newline="", dir=scratch, suffix=".csv", delete=False
-    ) as copy:
-        if "\n".encode(encodings[0]) != b"\n":
-            with path.open(encoding=encodings[0], errors="replace", newline="") as wide:
-                copy.writelines(wide)
-        else:
-            with path.open("rb") as lines:
-                for number, line in enumerate(lines):
-                    line = line.removeprefix(codecs.BOM_UTF8) if number == 0 else line
-                    copy.write(_decode(line, encodings))
-    return Path(copy.name)
-
-
-def _decode(line: bytes, encodings: Sequence[str]) -> str:
-    for encoding in encodings:
-        try:
-            return line.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    return line.decode(encodings[0], errors="replace")
-
-
-def _is_clean_utf8(path: Path) -> bool:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    with path.open("rb") as file:
-        try:
-            chunk = file.read(_CHUNK)
-            if chunk.startswith(codecs.BOM_UTF8):
-                return False
-            while chunk:
-                decoder.decode(chunk)
-                chunk = file.read(_CHUNK)
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            return False
-    return True

@@ -72,7 +72,7 @@ def test_demo_trains_both_plans_and_publishes(tmp_path: Path) -> None:
             assert {one["run_id"] for one in records} == {run["run"]}
             assert figures["bytes_up"] > 0
             assert figures["epsilon_run"] < 2.0
-            assert figures["joint"]["auc"] > 0.6
+            assert figures["joint"]["auc"] > 0.55
 
     if data is not None:
         churn = summary["runs"][0]["parties"]
@@ -82,4 +82,4 @@ def test_demo_trains_both_plans_and_publishes(tmp_path: Path) -> None:
             "giftshop": 2772,
         }
         # Non-private figures are .88 / .70 / .76; a joint model that learned is near them.
-        assert churn["grocer"]["joint"]["auc"] > 0.8
+        assert churn["grocer"]["joint"]["auc"] > 0.75

@@ -119,7 +119,7 @@ def test_a_whole_run_over_real_sockets_with_real_processes(services: Services) -
     assert recorder.phases == [
         *("preflight", "keys", "round 1", "round 2", "evaluation", "publication")
     ]
-    assert recorder.metrics["auc"] == outcome.auc
+    assert recorder.metrics.get("auc") == outcome.auc
     for party, home in services.federation.homes.items():
         assert services.recorded(party, "run-whole").state == "finished"
         assert (home / "reports" / "run-whole.json").is_file()
