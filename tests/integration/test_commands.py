@@ -84,9 +84,7 @@ def test_init_prints_no_secret_and_never_overwrites(tmp_path: Path, who: str) ->
     shown = succeeded(run(home, *options))
     assert "fingerprint" in shown
     for path in (home / "keys").iterdir():
-        assert stat.S_IMODE(path.stat().st_mode) == (0o644 if path.suffix == ".pub" else 0o600), (
-            path
-        )
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
     assert stat.S_IMODE((home / "keys").stat().st_mode) == 0o700
     for secret in secrets_of(home):
         for line in secret.splitlines():
