@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from models.plan import parse_plan
 from party_client.federation import load_federation, save_federation
 from party_client.service import PartyService
 from privacy.conversation import Conversation
@@ -427,3 +428,23 @@ def test_a_preflight_that_the_policy_refuses_does_not_end_the_active_run(local: 
     session = local.services["bank"]._session
     assert session is not None
     assert session.run == "run-1"
+
+
+def test_withdrawn_consent_ends_training_and_removes_tags_at_the_next_run(
+    local: LocalRun,
+) -> None:
+    local.run(run_id="run-1")
+    bank = local.services["bank"].node
+    consented = bank.source.consented_customers()
+    assert consented is not None
+    tagged = {one.customer for one in bank.store.export("churn_risk")}
+    assert tagged <= consented
+    leaver = min(tagged)
+    path = local.federation.homes["bank"] / "consent.csv"
+    text = path.read_text()
+    assert text.count(f"{leaver},yes") == 1
+    path.write_text(text.replace(f"{leaver},yes", f"{leaver},no"))
+    local.run(run_id="run-2")
+    assert bank.store.show(leaver) == []
+    assert leaver not in bank.source.training_examples(parse_plan(PLAN), "bank").customer_ids
+    assert {one.customer for one in bank.store.export("churn_risk")} == tagged - {leaver}
