@@ -17,7 +17,7 @@ from pathlib import Path
 from party_client.node import Node, open_node
 from party_client.session import Session, begin
 from party_client.socket_server import serve
-from privacy.errors import FedtagsError, ProtocolError
+from privacy.errors import FedtagsError, LedgerError, ProtocolError
 from privacy.ledger import Ledger
 from privacy.messages import (
     REFUSAL,
@@ -52,12 +52,13 @@ class PartyService:
             except ProtocolError as error:
                 # A forged or misplaced message changes nothing and must not end a run; one that
                 # was accepted into the run and then failed a check does.
-                LOG.warning("refused a message: %s", error)
+                LOG.warning("refused a message: %s", str(error))
                 if self._progress() != before:
                     self._end()
                 return REFUSAL
             except FedtagsError as error:
-                LOG.error("the run ended here: %s", error)
+                # Its text only: a kept record must not keep the run's keys and rows alive with it.
+                LOG.error("the run ended here: %s", str(error))
                 self._end()
                 return REFUSAL
             except Exception:
@@ -108,9 +109,16 @@ class PartyService:
         return None if session is None else (session.run, session.talk.sequence)
 
     def _end(self) -> None:
-        """Drop the active run and its keys, and settle what the ledger still holds open."""
+        """Drop the active run and its keys, and settle what the ledger still holds open.
+
+        A ledger that cannot be written (a full disk, damage) leaves that for the next start. Until
+        then every run counts as spent and none is accepted, because none can be reserved.
+        """
         self._session = None
-        settle(self.node.ledger)
+        try:
+            settle(self.node.ledger)
+        except LedgerError as error:
+            LOG.error("the ledger could not be settled: %s", str(error))
 
 
 def settle(ledger: Ledger) -> None:

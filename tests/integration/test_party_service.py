@@ -448,3 +448,21 @@ def test_withdrawn_consent_ends_training_and_removes_tags_at_the_next_run(
     assert bank.store.show(leaver) == []
     assert leaver not in bank.source.training_examples(parse_plan(PLAN), "bank").customer_ids
     assert {one.customer for one in bank.store.export("churn_risk")} == tagged - {leaver}
+
+
+def test_a_ledger_damaged_mid_run_ends_the_run_and_not_the_service(local: LocalRun) -> None:
+    ledger = local.federation.homes["bank"] / "ledger.jsonl"
+
+    class Damaging(MemoryChannel):
+        def exchange(self, frames: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
+            envelope = read(next(iter(frames.values())), local.federation.coordinator.public)
+            if envelope.type == TrainRound.kind:
+                ledger.write_bytes(ledger.read_bytes().replace(b"run-1", b"run-9"))
+            return super().exchange(frames, timeout_s)
+
+    local.wrap = lambda channel: Damaging(channel.answers)
+    with pytest.raises(CohortError, match="bank refused a message in phase round 1"):
+        local.run()
+    bank = local.services["bank"]
+    assert bank._session is None
+    assert bank.answer(preflight_frame(local, "run-2")) == REFUSAL
