@@ -210,7 +210,7 @@ def run_stop(
         bool, typer.Option("--force", help="End it at once, not before its next exchange.")
     ] = False,
 ) -> None:
-    """Stop a run. What parties reserved for it counts as spent once a round had begun."""
+    """Stop a run. At each party the rounds that had begun stay spent; the rest is free again."""
     with CoordinatorClient.of_home(_settings(context)) as client:
         stopped = client.stop(run, force)
     say(f"run {run}: {'stopped' if not stopped.active else 'will stop before its next exchange'}")

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -30,6 +30,7 @@ from privacy.errors import (
     RunStopped,
 )
 from privacy.identity import SigningKey
+from privacy.ledger_heads import read_head
 from privacy.messages import (
     REFUSAL,
     Abort,
@@ -67,7 +68,10 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """What the coordinator may know of a finished run; every figure is noised and charged."""
+    """What the coordinator may know of a finished run; every figure is noised and charged.
+
+    `ledger_heads`: each party's signed head after the run, as its receipt gave it.
+    """
 
     parties: tuple[str, ...]
     refused: Mapping[str, str]
@@ -75,6 +79,7 @@ class RunOutcome:
     auc: float | None
     auc_standard_error: float | None
     calibration: float | None
+    ledger_heads: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def run(
@@ -109,6 +114,8 @@ class _Conduct:
         self.channel, self.recorder = channel, recorder
         self.cohort = _proposed(plan, request.members)
         self.phase, self.round = "preflight", 0
+        # Each member's ledger head of the exchange before, for all members.
+        self.heads: dict[str, bytes] = {}
         manifest = manifest_hash(self.cohort)
         digest = hashlib.sha256(request.plan_source).digest()
         self.talks = {
@@ -129,14 +136,17 @@ class _Conduct:
         for number in range(1, self.plan.training.rounds + 1):
             self._enter("round", number)
             confirmations = seals if number == 1 else {}
-            total = self._sum(TrainRound(confirmations=confirmations, total=total), Update, adder)
+            body = TrainRound(confirmations=confirmations, total=total, heads=self.heads)
+            total = self._sum(body, Update, adder)
         self._enter("evaluation", 0)
-        total = self._sum(Evaluate(total=total), EvaluationUpdate, adder)
+        total = self._sum(Evaluate(total=total, heads=self.heads), EvaluationUpdate, adder)
         self._enter("publication", 0)
-        with self._exchange(Publish(total=total)) as replies:
+        with self._exchange(Publish(total=total, heads=self.heads)) as replies:
             receipts = {
                 party: self._heard(party, frame, Receipt) for party, frame in replies.items()
             }
+            last = {party: one.ledger_head for party, one in receipts.items()}
+            self._keep_heads(last, self.plan.training.rounds + 2)
         return self._outcome(receipts, refused)
 
     def abort(self, error: BaseException) -> None:
@@ -197,13 +207,22 @@ class _Conduct:
         adder: Adder,
     ) -> tuple[bytes, ...]:
         """Everyone's ciphertexts, added."""
+        number = self.round or self.plan.training.rounds + 1
         with self._exchange(body) as replies:
-            return adder.total(
-                {
-                    party: self._heard(party, frame, expected).ciphertexts
-                    for party, frame in replies.items()
-                }
-            )
+            heard = {party: self._heard(party, one, expected) for party, one in replies.items()}
+            self._keep_heads({party: one.ledger_head for party, one in heard.items()}, number)
+            return adder.total({party: one.ciphertexts for party, one in heard.items()})
+
+    def _keep_heads(self, frames: Mapping[str, bytes], number: int) -> None:
+        """Check the members' ledger heads, as each member will, and keep them for the next relay.
+
+        `number` as in `privacy.ledger_heads.SignedHead.round`.
+        """
+        for party, frame in frames.items():
+            head = read_head(frame, party, self.cohort[party])
+            if (head.run, head.round) != (self.request.run_id, number):
+                raise ProtocolError(f"the ledger head of {party} is not of this run and round")
+        self.heads = dict(frames)
 
     def _outcome(self, receipts: Mapping[str, Receipt], refused: dict[str, str]) -> RunOutcome:
         opened = {one.evaluation for one in receipts.values()}
@@ -221,7 +240,9 @@ class _Conduct:
             self.recorder.metric("auc_standard_error", error)
         if calibration is not None:
             self.recorder.metric("calibration", calibration)
-        return RunOutcome(tuple(sorted(self.cohort)), refused, evaluation, auc, error, calibration)
+        parties = tuple(sorted(self.cohort))
+        figures = (auc, error, calibration)
+        return RunOutcome(parties, refused, evaluation, *figures, ledger_heads=self.heads)
 
     def _noise_deviation(self) -> float:
         """Standard deviation of the noise in each opened evaluation cell: every party's, added."""
@@ -270,8 +291,8 @@ class _Conduct:
         if refused:
             raise CohortError(
                 f"{', '.join(refused)} refused a message in phase {where}; the reason is in that "
-                "party's own log. The run has ended; what it reserved there counts as spent once "
-                "a round had begun"
+                "party's own log. The run has ended; rounds that had begun stay spent there, and "
+                "the rest of what was reserved is free again"
             )
         if missing:
             raise PartyTimeout(

@@ -10,6 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+# What `score_histogram` is called where a ledger says how an evaluation ran.
+HISTOGRAM = "histogram of label and score bin"
+
 
 def score_histogram(
     logits: NDArray[np.float64], labels: NDArray[np.float32], bins: int, bound: float

@@ -107,6 +107,22 @@ def scale(columns: Sequence[FeatureColumn], raw: Mapping[str, Any]) -> NDArray[n
     return np.concatenate(blocks, axis=1)
 
 
+def outside_ranges(columns: Sequence[FeatureColumn], raw: Mapping[str, Any]) -> dict[str, int]:
+    """How many values of each number column lie outside its public range, where any do.
+
+    `scale` clamps them, infinite ones too. A missing value (NaN) becomes a constant and does not
+    count. The counts are exact: they are for the party's own eyes, and no message has a field.
+    """
+    counted: dict[str, int] = {}
+    for column in columns:
+        if column.kind == "number":
+            values = np.asarray(raw[column.name], dtype=np.float64)
+            number = int(np.count_nonzero((values < column.low) | (values > column.high)))
+            if number:
+                counted[column.name] = number
+    return counted
+
+
 def width_of(columns: Sequence[FeatureColumn]) -> int:
     """Number of model inputs that `columns` become: a public constant."""
     return sum(column.width for column in columns)

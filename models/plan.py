@@ -22,6 +22,7 @@ from privacy.packing import MAX_PARTIES
 
 MAX_PLAN_BYTES = 64 * 1024
 PartyName = Annotated[str, Field(pattern=PARTY_PATTERN)]
+EngineName = Literal["factorised", "opacus"]
 
 
 class _Section(BaseModel):
@@ -90,32 +91,42 @@ class Features(_Section):
 
 
 class Model(_Section):
-    """The model family. `hidden` (units a layer, at most 4 layers) is for 'mlp'."""
+    """The model family. `hidden` (at most 4 numbers of units) is for 'mlp' and 'residual'.
 
-    family: Literal["logistic", "mlp"] = "logistic"
+    mlp: a layer for each number. residual: the width, then a residual block for each number.
+    """
+
+    family: Literal["logistic", "mlp", "residual"] = "logistic"
     hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(max_length=4)] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if (self.family == "mlp") != bool(self.hidden):
-            raise ValueError("model.hidden is needed for 'mlp' and not allowed for 'logistic'")
+        least = {"logistic": 0, "mlp": 1, "residual": 2}[self.family]
+        if len(self.hidden) < least:
+            raise ValueError(f"model.hidden: '{self.family}' needs at least {least} number(s)")
+        if self.family == "logistic" and self.hidden:
+            raise ValueError("model.hidden is not allowed for 'logistic'")
         return self
 
 
 class Training(_Section):
     """Rounds of local DP-SGD. `sample_rate` is the wanted q; a party uses B = round(q * N^) / N^.
 
-    The defaults suit the logistic model; they were chosen on the simulated market, where a search
+    Without `learning_rate`, each party ties it to its noise (`models.training.noise_tied_rate`).
+    `tail`: a party's result of a round is the average over this last share of its steps; 0: the
+    last step's. The defaults were chosen on simulated and declared-public data, where a search
     costs nobody's budget.
     """
 
     rounds: Annotated[int, Field(ge=1, le=200)] = 6
-    local_steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    local_steps: Annotated[int, Field(ge=1, le=1000)] = 40
     sample_rate: Annotated[float, Field(gt=0, le=1)] = 0.4
-    learning_rate: Annotated[float, Field(gt=0, le=100)] = 3.0
+    learning_rate: Annotated[float, Field(gt=0, le=100)] | None = None
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    clipping_norm: Annotated[float, Field(gt=0, le=100)] = 2.0
+    tail: Annotated[float, Field(ge=0, le=1)] = 0.5
+    clipping_norm: Annotated[float, Field(gt=0, le=100)] = 1.5
     l2: Annotated[float, Field(ge=0, le=1)] = 0.0
+    engine: EngineName = "factorised"
 
 
 class Privacy(_Section):

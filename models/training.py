@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,14 +15,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.catalogue import input_width
 from models.evaluation import score_histogram
-from models.families import build
+from models.families import build, engine, network
 from models.plan import Plan
 from privacy.accounting import calibrate_release, calibrate_training, run_delta
 from privacy.dp_sgd import StepRule, load_parameters, train
 from privacy.mechanism import Gaussian, Mechanism, SampledGaussian, gradient_mechanism
 from privacy.packing import DeltaCode
 from privacy.randomness import Entropy, generator
+
+# Chosen on the simulated market only, for all model families: docs/explanation/utility.md.
+NOISE_WALK = 2.0
+MAX_LEARNING_RATE = 8.0
 
 
 @dataclass(frozen=True)
@@ -63,21 +69,46 @@ def party_terms(plan: Plan, public_size: int) -> Terms:
     steps = plan.training.rounds * plan.training.local_steps
     unit, batch = gradient_mechanism(plan.training.sample_rate, public_size, 1.0, steps)
     sigma = calibrate_training(plan.privacy.epsilon, delta, unit.sample_rate, steps)
-    rule = StepRule(
-        batch_size=batch,
-        clipping_norm=plan.training.clipping_norm,
-        learning_rate=plan.training.learning_rate,
-        momentum=plan.training.momentum,
-        l2=plan.training.l2,
-    )
+    training = SampledGaussian(unit.sample_rate, sigma, steps)
     return Terms(
         public_size=public_size,
         delta=delta,
-        training=SampledGaussian(unit.sample_rate, sigma, steps),
+        training=training,
         evaluation=Gaussian(calibrate_release(plan.privacy.evaluation_epsilon, delta)),
-        rule=rule,
+        rule=_step_rule(plan, training, batch),
         local_steps=plan.training.local_steps,
     )
+
+
+def _step_rule(plan: Plan, mechanism: SampledGaussian, batch: int) -> StepRule:
+    chosen = plan.training
+    rate = chosen.learning_rate
+    if rate is None:
+        parameters = network(plan.model, input_width(plan)).parameters_count
+        tied = noise_tied_rate(mechanism, batch, chosen.clipping_norm, parameters)
+        rate = tied * (1 - chosen.momentum)  # momentum multiplies steps by the inverse
+    return StepRule(
+        batch_size=batch,
+        clipping_norm=chosen.clipping_norm,
+        learning_rate=rate,
+        momentum=chosen.momentum,
+        l2=chosen.l2,
+        tail=chosen.tail,
+    )
+
+
+def noise_tied_rate(
+    mechanism: SampledGaussian, batch: int, clipping_norm: float, parameters: int
+) -> float:
+    """The learning rate that goes with a party's noise, from public constants alone.
+
+    Over all T steps noise moves each of the d parameters by a random walk of standard deviation
+    rate * sigma * C * sqrt(T) / B. The rate makes that NOISE_WALK / d ** (1/4), at most
+    MAX_LEARNING_RATE: the smaller a party or its epsilon, the smaller its steps. The form and its
+    constants are fitted, not derived.
+    """
+    walk = mechanism.noise_multiplier * clipping_norm * math.sqrt(mechanism.steps) / batch
+    return min(MAX_LEARNING_RATE, NOISE_WALK / (walk * math.pow(parameters, 0.25)))
 
 
 def public_weights(plan: Plan, public_sizes: Mapping[str, int]) -> dict[str, float]:
@@ -127,11 +158,9 @@ def local_update(
 
     The result is a post-processing of `terms.round_mechanism`'s noised gradients.
     """
-    model = build(plan.model, rows.features.shape[1], plan_hash)
+    summing = engine(plan.model, plan.training.engine, rows.features, rows.labels)
     noise = generator(entropy(f"round {round_number} training"))
-    trained = train(
-        model, parameters, rows.features, rows.labels, terms.round_mechanism, terms.rule, noise
-    )
+    trained = train(summing, parameters, terms.round_mechanism, terms.rule, noise)
     rounding = generator(entropy(f"round {round_number} rounding"))
     return code.quantise(trained - parameters, weight, rounding)
 

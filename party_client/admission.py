@@ -6,8 +6,10 @@ Everything is checked before any data is opened; the spend is reserved before th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+
+import numpy as np
 
 from models.catalogue import input_width
 from models.plan import Plan, parse_plan, plan_digest
@@ -15,6 +17,7 @@ from models.tags import check_tags
 from models.training import Rows, Terms, held_out, party_terms
 from party_client import policy as rules
 from party_client.node import Node
+from party_client.run_rows import dataset_digest, split_in_place
 from party_client.sources import Examples
 from privacy.errors import BudgetExceeded, ConfigError, DataError, PolicyRefusal, ProtocolError
 from privacy.identity import fingerprint, verify_plan
@@ -25,10 +28,20 @@ BUDGET = "budget"
 MEMBERS = "members"
 PLAN_INVALID = "plan"
 
+# A reservation expires once its run has lain still for so many of the plan's timeouts, and for at
+# least so long. Between two entries of a run lie at most four exchanges (preflight, two for the
+# keys, round 1), and the coordinator waits one timeout for each.
+VALID_TIMEOUTS = 6
+VALID_AT_LEAST = timedelta(minutes=10)
+
 
 @dataclass(frozen=True)
 class Admission:
-    """An accepted plan at this party, its terms, and the rows it may use."""
+    """An accepted plan at this party, its terms, and the rows it may use.
+
+    `examples` holds no features or labels any more: they are in `training` and `held_out`, once.
+    The digests name those rows in the ledger (`dataset_digest`).
+    """
 
     plan: Plan
     digest: str
@@ -36,6 +49,8 @@ class Admission:
     examples: Examples
     training: Rows
     held_out: Rows
+    training_digest: str
+    held_out_digest: str
 
 
 def admit(node: Node, run: str, request: Preflight, end_earlier: Callable[[], None]) -> Admission:
@@ -103,10 +118,22 @@ def _reserve(node: Node, run: str, plan: Plan, source: bytes, terms: Terms) -> N
         )
     try:
         node.ledger.reserve(
-            run, plan_digest=plan_digest(source), purpose=plan.purpose, mechanisms=terms.mechanisms
+            run,
+            plan_digest=plan_digest(source),
+            plan=plan.name,
+            purpose=plan.purpose,
+            mechanisms=terms.mechanisms,
+            valid_for=validity(plan),
+            limits=node.policy.budget.limits,
         )
     except BudgetExceeded as error:
         raise PolicyRefusal(BUDGET, str(error)) from error
+
+
+def validity(plan: Plan) -> timedelta:
+    """How long a reservation for this plan stands without a new entry of its run."""
+    waited = timedelta(seconds=VALID_TIMEOUTS * plan.cohort.timeout_seconds)
+    return max(VALID_AT_LEAST, waited)
 
 
 def _open_data(node: Node, plan: Plan, digest: str, terms: Terms) -> Admission:
@@ -117,12 +144,22 @@ def _open_data(node: Node, plan: Plan, digest: str, terms: Terms) -> Admission:
         raise DataError("the source's columns do not have the width that the plan's features have")
     if len(examples.customer_ids) < node.policy.minimum_customers:
         raise DataError("fewer eligible customers than this party's policy demands")
-    rows = Rows(examples.features, examples.labels)
     aside = held_out(examples.customer_ids, node.local_key, plan.evaluation.held_out)
-    for part in (rows[aside], rows[~aside]):
+    training, tested = split_in_place(Rows(examples.features, examples.labels), aside)
+    for part in (training, tested):
         if len(set(part.labels.tolist())) < 2:
             raise DataError(
                 "the label has one class only, in training or held-out rows; check the cut-off, "
                 "the horizon and the source's dates"
             )
-    return Admission(plan, digest, terms, examples, rows[~aside], rows[aside])
+    ids = np.array(examples.customer_ids, dtype=object)
+    return Admission(
+        plan=plan,
+        digest=digest,
+        terms=terms,
+        examples=replace(examples, features=np.empty((0, 0), dtype=np.float32), labels=None),
+        training=training,
+        held_out=tested,
+        training_digest=dataset_digest(node.local_key, ids[~aside], training),
+        held_out_digest=dataset_digest(node.local_key, ids[aside], tested),
+    )

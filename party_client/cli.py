@@ -1,4 +1,4 @@
-"""`fedtags-party`: set up one party's node, join a federation, run it, look at its tags."""
+"""`fedtags-party`: set up one party's node, join a federation, run it, see tags and budget."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import typer
 from rich.console import Console
 
 from party_client import enrolment, views
+from party_client.budget_cli import app as budget_app
 from party_client.confirming import parse_confirmations, settle_members
+from party_client.ledger_cli import app as ledger_app
 from party_client.settings import DEFAULT_HOME, HOME_VARIABLE, PartySettings, load_settings
 from party_client.tags_cli import app as tags_app
 from privacy.hosting.commands import Format, run_app, say, write_json
@@ -22,6 +24,8 @@ app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 app.add_typer(tags_app, name="tags")
+app.add_typer(ledger_app, name="ledger")
+app.add_typer(budget_app, name="budget")
 
 FormatOption = Annotated[Format, typer.Option("--format", help="text, or json for scripts.")]
 
@@ -114,16 +118,25 @@ def join(
 
 
 @app.command()
-def check(context: typer.Context, format_: FormatOption = Format.TEXT) -> None:
-    """Read the source and say what is usable and what is rejected, and why.
+def check(
+    context: typer.Context,
+    plan: Annotated[
+        Path | None, typer.Option(help="A plan to look at the source for; without it, any.")
+    ] = None,
+    format_: FormatOption = Format.TEXT,
+) -> None:
+    """Read the source and say what is usable, what is rejected and what is clamped, and why.
 
+    A value outside its column's public range is set to the nearer bound; the count stays here.
     Rejected rows are kept aside in HOME/rejected with their reason; nothing else is written.
     """
+    from models.plan import read_plan
     from party_client.sources import open_source
 
     settings = _settings(context)
+    asked = None if plan is None else read_plan(plan)[0]
     with open_source(settings.source, settings.home) as source:
-        report = source.check()
+        report = source.check(asked, settings.party)
     if format_ is Format.JSON:
         write_json(views.source_json(report))
     else:
@@ -158,7 +171,7 @@ def stop(context: typer.Context) -> None:
 
 @app.command()
 def status(context: typer.Context, format_: FormatOption = Format.TEXT) -> None:
-    """Show whether the node is up, who is confirmed, the budget left and the last run."""
+    """Show whether the node is up, who is confirmed, the budget used and the last run."""
     from party_client.status import read_status
 
     current = read_status(_settings(context))

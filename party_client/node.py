@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from party_client.federation import PinnedFederation, load_federation
+from party_client.peer_heads import PeerHeads
 from party_client.policy import Policy, load_policy
 from party_client.profile_store import ProfileStore
 from party_client.settings import load_settings
@@ -30,6 +31,7 @@ class Node:
     federation: PinnedFederation
     policy: Policy
     ledger: Ledger
+    peers: PeerHeads
     source: Source
     store: ProfileStore
     reports: Path
@@ -51,6 +53,8 @@ def open_node(home: Path, entropy: Entropy = system_entropy) -> Node:
             "policy.toml: budget.delta must be at most 1 / (10 * public_size), which is "
             f"{run_delta(settings.public_size):.3g} here"
         )
+    peers = PeerHeads(settings.peer_heads)
+    peers.read()  # a damaged file is told now, not in the middle of a run
     return Node(
         party=settings.party,
         public_size=settings.public_size,
@@ -59,6 +63,7 @@ def open_node(home: Path, entropy: Entropy = system_entropy) -> Node:
         federation=load_federation(home),
         policy=policy,
         ledger=open_ledger(settings.ledger, policy),
+        peers=peers,
         source=open_source(settings.source, home),
         store=ProfileStore(settings.profile_store_url),
         reports=settings.reports,

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.catalogue import GROUPS
 from models.plan import Plan, describe_validation_error
 from models.tags import JOINT_TAGS
 from privacy.accounting import run_delta
+from privacy.budget import Limit
 from privacy.errors import ConfigError, PolicyRefusal
 from privacy.packing import MAX_PARTIES
 
@@ -58,7 +59,7 @@ feature_groups = {groups}
 # For a feature table: names of the columns, the label among them, that a plan may use.
 feature_columns = []
 
-# Model families: "logistic", "mlp".
+# Model families: "logistic", "mlp", "residual".
 model_families = ["logistic", "mlp"]
 
 # Tags that a run may write into the profile store.
@@ -92,6 +93,15 @@ approval = "automatic"
 # not mathematics; the ledger records every change.
 epsilon = 8.0
 delta = {delta}
+
+# Sub-limits, as many as you like: a run that would pass one of them is refused, and the refusal
+# names it. They are policy, not mathematics: a window that starts anew (UTC) forgets what was spent
+# before it, while the lifetime budget above forgets nothing.
+# [[budget.limit]]
+# name = "marketing per quarter"
+# epsilon = 3.0
+# purpose = "marketing"   # runs of this purpose only; plan = "NAME": runs of this plan only
+# window = "quarter"      # "lifetime" (if left out), "year", "quarter" or "month"
 """
 
 
@@ -99,11 +109,36 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class SubLimit(_Section):
+    """At most `epsilon`, at the budget's delta, over runs of `purpose` and `plan` in one window.
+
+    None means any. A window is a calendar one (UTC). That it starts anew is policy.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9 _-]{0,62}$")]
+    epsilon: Annotated[float, Field(gt=0)]
+    purpose: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")] | None = None
+    plan: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")] | None = None
+    window: Literal["lifetime", "year", "quarter", "month"] = "lifetime"
+
+
 class Budget(_Section):
     """The lifetime cap: `epsilon` at `delta` for one customer at this party, over all runs."""
 
     epsilon: Annotated[float, Field(gt=0)]
     delta: Annotated[float, Field(gt=0, lt=0.01)]
+    limit: tuple[SubLimit, ...] = ()
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        if len({one.name for one in self.limit}) != len(self.limit):
+            raise ValueError("limit: every name once, so that a refusal can say which it was")
+        return self
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """The sub-limits as the ledger takes them."""
+        return tuple(Limit(**one.model_dump()) for one in self.limit)
 
 
 class Policy(_Section):
@@ -115,7 +150,7 @@ class Policy(_Section):
     tasks: frozenset[Literal["churn", "propensity", "label"]]
     feature_groups: frozenset[str]
     feature_columns: frozenset[str] = frozenset()
-    model_families: frozenset[Literal["logistic", "mlp"]]
+    model_families: frozenset[Literal["logistic", "mlp", "residual"]]
     tags: frozenset[str]
     max_epsilon_per_run: Annotated[float, Field(gt=0)]
     minimum_cohort: Annotated[int, Field(ge=2, le=MAX_PARTIES)]
@@ -163,6 +198,12 @@ def parse_policy(text: str) -> Policy:
     ):
         if not named <= set(known):
             raise ConfigError(f"policy.toml: {key}: unknown name; known are {', '.join(known)}")
+    for limit in policy.budget.limit:
+        if limit.purpose is not None and limit.purpose not in policy.purposes:
+            raise ConfigError(
+                f"policy.toml: budget.limit '{limit.name}': its purpose is not one of `purposes`, "
+                "so it would limit nothing"
+            )
     return policy
 
 
@@ -183,22 +224,45 @@ def check(
     """
     if requester_fingerprint not in policy.requesters:
         raise PolicyRefusal(REQUESTER, "policy.toml: requesters does not list the plan's requester")
+    for refusal in _refusals(policy, plan, public_size):
+        raise refusal
+    check_cohort(policy, plan, cohort, party)
+
+
+def plan_refusals(
+    policy: Policy, plan: Plan, *, party: str, public_size: int
+) -> tuple[PolicyRefusal, ...]:
+    """Every reason for which the policy refuses the plan, whoever asks. Empty: none is known yet.
+
+    The cohort is judged at its best: everybody whom the plan names takes part. Where it names
+    nobody, nothing is said about the cohort. Reads no data.
+    """
+    found = list(_refusals(policy, plan, public_size))
+    if plan.cohort.parties:
+        try:
+            check_cohort(policy, plan, plan.cohort.parties, party)
+        except PolicyRefusal as refusal:
+            found.append(refusal)
+    return tuple(found)
+
+
+def _refusals(policy: Policy, plan: Plan, public_size: int) -> Iterator[PolicyRefusal]:
+    """What the plan's own text and this party's public size are enough to refuse."""
     if plan.purpose not in policy.purposes:
-        raise PolicyRefusal(PURPOSE, f"policy.toml: purposes does not allow {plan.purpose}")
+        yield PolicyRefusal(PURPOSE, f"policy.toml: purposes does not allow {plan.purpose}")
     if plan.task.kind not in policy.tasks:
-        raise PolicyRefusal(TASK, f"policy.toml: tasks does not allow {plan.task.kind}")
-    _check_features(policy, plan)
+        yield PolicyRefusal(TASK, f"policy.toml: tasks does not allow {plan.task.kind}")
+    yield from _feature_refusals(policy, plan)
     if plan.model.family not in policy.model_families:
-        raise PolicyRefusal(
+        yield PolicyRefusal(
             FAMILY, f"policy.toml: model_families does not allow {plan.model.family}"
         )
-    _check_privacy(policy, plan, public_size)
-    check_cohort(policy, plan, cohort, party)
+    yield from _privacy_refusals(policy, plan, public_size)
     if not set(plan.publication.tags) <= policy.tags:
-        raise PolicyRefusal(TAGS, "policy.toml: tags does not allow all tags of the plan")
+        yield PolicyRefusal(TAGS, "policy.toml: tags does not allow all tags of the plan")
 
 
-def _check_features(policy: Policy, plan: Plan) -> None:
+def _feature_refusals(policy: Policy, plan: Plan) -> Iterator[PolicyRefusal]:
     if plan.features.columns:
         named = {column.name for column in plan.features.columns}
         allowed, key = policy.feature_columns, "feature_columns"
@@ -206,27 +270,42 @@ def _check_features(policy: Policy, plan: Plan) -> None:
         named, allowed = set(plan.features.groups or GROUPS), policy.feature_groups
         key = "feature_groups"
     if not named <= allowed:
-        raise PolicyRefusal(FEATURES, f"policy.toml: {key} does not allow all that the plan uses")
+        yield PolicyRefusal(FEATURES, f"policy.toml: {key} does not allow all that the plan uses")
     if plan.task.label is not None and plan.task.label not in policy.feature_columns:
-        raise PolicyRefusal(
+        yield PolicyRefusal(
             FEATURES, "policy.toml: feature_columns does not allow the plan's label"
         )
 
 
-def _check_privacy(policy: Policy, plan: Plan, public_size: int) -> None:
+def _privacy_refusals(policy: Policy, plan: Plan, public_size: int) -> Iterator[PolicyRefusal]:
     # The sum of both is at least what they compose to: on the side of privacy.
     if plan.privacy.epsilon + plan.privacy.evaluation_epsilon > policy.max_epsilon_per_run:
-        raise PolicyRefusal(
+        yield PolicyRefusal(
             EPSILON,
             "policy.toml: max_epsilon_per_run is below what the plan asks for training and "
             f"evaluation; it is {policy.max_epsilon_per_run:g}",
         )
-    if run_delta(public_size, plan.privacy.delta) > policy.budget.delta:
-        raise PolicyRefusal(
+    excess = delta_refusal(plan, public_size)
+    if excess is not None:
+        yield excess
+    elif run_delta(public_size, plan.privacy.delta) > policy.budget.delta:
+        yield PolicyRefusal(
             EPSILON,
             "policy.toml: budget.delta is below the delta of the run, so its epsilon would be "
-            f"more there; the plan needs privacy.delta = {policy.budget.delta:g} or less",
+            f"more there; the plan needs privacy.delta = {policy.budget.delta!r} or less",
         )
+
+
+def delta_refusal(plan: Plan, public_size: int) -> PolicyRefusal | None:
+    """A delta above 1 / (10 * N^) promises nothing at this party: refused, not lowered silently."""
+    limit = run_delta(public_size)
+    if plan.privacy.delta is None or plan.privacy.delta <= limit:
+        return None
+    return PolicyRefusal(
+        EPSILON,
+        "the plan's privacy.delta is above 1 / (10 * public_size), which is "
+        f"{limit!r} at this party; leave it out of the plan, or ask for that or less",
+    )
 
 
 def check_cohort(policy: Policy, plan: Plan, cohort: Collection[str], party: str) -> None:

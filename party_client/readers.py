@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
+from numpy.typing import NDArray
 
 from models.tasks import text_literal
 from party_client.source_settings import SourceFile, TextFormat
@@ -253,3 +255,13 @@ def _blank_separated_sql(path: Path, names: Sequence[str], skip: int) -> str:
         f"delim=chr(31), quote='', escape='', columns={{'line': 'VARCHAR'}}, {_KEEP_REJECTS}) "
         "WHERE trim(line, ' ' || chr(9) || chr(13)) <> '')"
     )
+
+
+def plain_column(values: Any) -> NDArray[Any]:
+    """A column as DuckDB gives it, without the mask: NaN for a missing number, None for a text."""
+    if not isinstance(values, np.ma.MaskedArray):
+        return np.asarray(values)
+    if values.dtype == object:
+        return np.asarray(values.filled(None))
+    numbers: Any = values.astype(np.float64)
+    return np.asarray(numbers.filled(np.nan))

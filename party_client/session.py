@@ -1,7 +1,8 @@
 """One run at one party: a sequence of messages, each of which may come once, in order.
 
 preflight -> seal keys -> confirm keys -> round 1 .. R -> evaluate -> publish. The ledger's
-`intent` is durable before data are touched in a step, `commit` follows the sealed reply.
+`intent` is durable before data are touched in a step, `commit` follows the sealed reply. Every
+answer about data carries the ledger's head, and every step begins by checking the others' heads.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from models.training import (
     public_weights,
 )
 from party_client.admission import PLAN_INVALID, Admission, admit
+from party_client.head_exchange import HeadExchange
 from party_client.node import Node
 from party_client.policy import check_cohort
+from party_client.provenance import evaluation_provenance, training_provenance
 from party_client.publication import FinishedRun, publish
 from party_client.report import write_report
 from privacy.conversation import Conversation
@@ -81,6 +84,7 @@ class Session:
         exchange_key: bytes,
     ) -> None:
         self.node, self.talk, self.admission = node, talk, admission
+        self.heads = HeadExchange(node, talk.run, cohort)
         self.plan, self.plan_hash = admission.plan, talk.plan
         self.cohort = dict(cohort)
         self.round = 0
@@ -135,6 +139,7 @@ class Session:
         manifest = manifest_hash(cohort)
         self.talk.hear(frame, SealKeys, 0, begins=True, manifest=manifest)
         self.cohort = cohort
+        self.heads.meet(decisions)
         sizes = {party: one.public_size for party, one in decisions.items()}
         self.weights = public_weights(self.plan, sizes)
         self.code = delta_code(self.plan, self.weights)
@@ -186,9 +191,11 @@ class Session:
         if number == 1:
             self._check_confirmations(body.confirmations)
         else:
+            self.heads.follow(body.heads, number - 1)
             self._apply(body.total)
         mechanism = self.admission.terms.round_mechanism
-        self.node.ledger.intent(self.run, round_number=number, mechanism=mechanism)
+        ran = training_provenance(self.admission, self.cohort)
+        self.node.ledger.intent(self.run, number, mechanism, ran)
         values = local_update(
             self.plan,
             self.plan_hash,
@@ -203,7 +210,7 @@ class Session:
         ciphertexts = self.keys.protect(pack_fields(values, SLOTS), UPDATE, number)
         if number == self.plan.training.rounds:
             self.stage = Evaluate
-        reply = self._reply(Update(ciphertexts=ciphertexts))
+        reply = self._reply(Update(ciphertexts=ciphertexts, ledger_head=self.heads.sign(number)))
         self.node.ledger.commit(self.run, round_number=number)
         self.round_seconds.append(time.monotonic() - started)
         return reply
@@ -218,9 +225,11 @@ class Session:
 
     def _evaluate(self, frame: bytes) -> bytes:
         body = self.talk.hear(frame, Evaluate, 0, begins=True)
+        self.heads.follow(body.heads, self.round)
         self._apply(body.total)
         terms = self.admission.terms
-        self.node.ledger.intent(self.run, round_number=0, mechanism=terms.evaluation)
+        ran = evaluation_provenance(self.admission, self.cohort)
+        self.node.ledger.intent(self.run, 0, terms.evaluation, ran)
         counts = noised_evaluation(
             self.plan,
             self.plan_hash,
@@ -231,12 +240,14 @@ class Session:
         )
         ciphertexts = self.keys.protect(pack_counts(counts, SLOTS, MODULUS), EVALUATION, 0)
         self.stage = Publish
-        reply = self._reply(EvaluationUpdate(ciphertexts=ciphertexts))
+        head = self.heads.sign(self.round + 1)
+        reply = self._reply(EvaluationUpdate(ciphertexts=ciphertexts, ledger_head=head))
         self.node.ledger.commit(self.run, round_number=0)
         return reply
 
     def _publish(self, frame: bytes) -> bytes:
         body = self.talk.hear(frame, Publish, 0, begins=True)
+        self.heads.follow(body.heads, self.round + 1)
         cells = 2 * self.plan.evaluation.bins
         opened = self.keys.open_total(body.total, -(-cells // SLOTS), EVALUATION, 0)
         evaluation = unpack_counts(opened, cells, MODULUS)
@@ -247,7 +258,8 @@ class Session:
         self.node.ledger.close(self.run, outcome="finished")
         write_report(self.node, finished, written, self.round_seconds)
         self.stage = Receipt
-        return self._reply(Receipt(evaluation=tuple(int(one) for one in evaluation)))
+        counts, head = tuple(int(one) for one in evaluation), self.heads.sign(self.round + 2)
+        return self._reply(Receipt(evaluation=counts, ledger_head=head))
 
     def _reply(self, body: Body) -> bytes:
         return self.talk.say(body, self.round if isinstance(body, Update) else 0, begins=False)
@@ -292,5 +304,7 @@ def begin(
         reason=reason,
         public_size=node.public_size,
         exchange_key=exchange_public(exchange_key),
+        ledger_head=b"" if session is None else session.heads.sign(0),
+        known_heads={} if session is None else session.heads.known(),
     )
     return session, talk.say(decision, 0, begins=False)

@@ -2,8 +2,8 @@
 
 policy.toml · keys/identity.pem (Ed25519: signs this party's messages) · keys/node, keys/node.pub
 (the SuperNode's key pair) · keys/local.key (32 secret bytes: who is held out, digests) ·
-federation.json, ca.crt (written by join) · ledger.jsonl · profile.db · rejected/ · reports/ ·
-logs/ · run/
+federation.json, ca.crt (written by join) · ledger.jsonl · peer_heads.json (the peers' ledger heads)
+· profile.db · rejected/ · reports/ · logs/ · run/
 """
 
 from __future__ import annotations
@@ -132,6 +132,11 @@ class PartySettings(_Section):
     def ledger(self) -> Path:
         """The privacy ledger."""
         return self.home / "ledger.jsonl"
+
+    @property
+    def peer_heads(self) -> Path:
+        """The newest ledger heads that this party has seen of other members."""
+        return self.home / "peer_heads.json"
 
     @property
     def reports(self) -> Path:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from party_client.policy import default_policy_text, load_policy
+from party_client.provenance import code_version
 from party_client.settings import CONFIG_NAME, PartySettings, load_settings, party_toml
 from privacy.errors import ConfigError
 from privacy.hosting.certificates import create_node_key
@@ -41,7 +41,7 @@ def initialise(home: Path, party: str, public_size: int) -> PartySettings:
             party=party,
             cap_epsilon=budget.epsilon,
             cap_delta=budget.delta,
-            code_version=_code_version(),
+            code_version=code_version(),
         )
     return load_settings(home)
 
@@ -61,10 +61,3 @@ def admit_requesters(settings: PartySettings, requesters: Sequence[NamedKey]) ->
             settings.policy.write_text(changed, encoding="utf-8")
             return True
     return named >= set(wanted)
-
-
-def _code_version() -> str:
-    try:
-        return version("fedtags")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        return "source tree"

@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,8 +20,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models.catalogue import columns_of, feature_sql
-from models.features import FeatureColumn, scale
+from models.catalogue import catalogue_columns, columns_of, feature_sql
+from models.features import FeatureColumn, outside_ranges, scale
 from models.plan import Plan
 from models.tasks import label_sql, require_labels_known
 from party_client.consent import load_consent
@@ -38,6 +38,7 @@ from party_client.readers import (
     data_errors,
     file_stamps,
     identifier,
+    plain_column,
     read_files,
 )
 from party_client.source_settings import (
@@ -48,6 +49,8 @@ from party_client.source_settings import (
 from party_client.tables import LABEL, TABLE_REASONS, require_one_row_each, table_sql
 from privacy.errors import ConfigError, DataError
 
+_LOOK_BACK_DAYS = 180  # who counts as a customer where no plan says so: a plan's own default
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -56,6 +59,7 @@ class Examples:
     customer_ids: sorted, length n. features: float32 (n, input width), each in [0, 1]. labels:
     float32 (n,) of 0 and 1, or None for scoring. rejected: rows of the source set aside, by
     reason. customers, consented: distinct customers in the source, and those who consented.
+    clamped: values outside their column's public range, by column, where there are any.
     """
 
     customer_ids: list[str]
@@ -64,11 +68,16 @@ class Examples:
     rejected: Mapping[str, int]
     customers: int
     consented: int
+    clamped: Mapping[str, int]
 
 
 @dataclass(frozen=True)
 class SourceReport:
-    """What `check` shows the operator. `consent_asserted`: no consent file, so everyone counts."""
+    """What `check` shows the operator. `consent_asserted`: no consent file, so everyone counts.
+
+    clamped: values outside their column's public range, by column, among `eligible` rows; both
+    None where no range is known (a feature table without a plan).
+    """
 
     rows_read: int
     rejected: Mapping[str, int]
@@ -80,6 +89,8 @@ class SourceReport:
     consent_asserted: bool
     first_day: date | None
     last_day: date | None
+    eligible: int | None
+    clamped: Mapping[str, int] | None
 
 
 @dataclass(frozen=True)
@@ -135,13 +146,30 @@ class Source:
         self._db.close()
         shutil.rmtree(self._spill, ignore_errors=True)
 
-    def check(self) -> SourceReport:
-        """Read the whole source and say what is usable, without any plan.
+    def check(self, plan: Plan | None = None, party: str = "") -> SourceReport:
+        """Read the whole source and say what is usable: for `plan` at `party`, or for any plan.
 
-        Raises DataError or ConfigError for what makes a source unusable.
+        Without a plan an event log is looked at as on the day after its last one, by the whole
+        catalogue. Raises DataError, ConfigError or PlanError for what makes a source unusable.
         """
         with self._lock:
-            return self._report(self._load())
+            report = self._report(self._load())
+            if plan is not None:
+                require_labels_known(plan, party, self._today)
+                rows = self._examples(plan, party, labelled=True)
+                eligible, clamped = len(rows.customer_ids), rows.clamped
+                report = replace(report, rejected=rows.rejected)
+            elif report.last_day is not None:
+                usable = f"(SELECT * FROM events WHERE {self._consented()})"
+                day = report.last_day + timedelta(days=1)
+                with data_errors("the event log"):
+                    raw = self._db.execute(feature_sql(day, _LOOK_BACK_DAYS, usable)).fetchnumpy()
+                plain = {name: plain_column(values) for name, values in raw.items()}
+                eligible = len(plain["customer"])
+                clamped = outside_ranges(catalogue_columns(), plain)
+            else:
+                return report
+            return replace(report, eligible=eligible, clamped=clamped)
 
     def _report(self, state: _Loaded) -> SourceReport:
         columns = self._settings.columns
@@ -170,6 +198,8 @@ class Source:
             consent_asserted=self._settings.consent is None,
             first_day=first,
             last_day=last,
+            eligible=None,
+            clamped=None,
         )
 
     def training_examples(self, plan: Plan, party: str) -> Examples:
@@ -244,7 +274,7 @@ class Source:
                 "no customer is eligible: nobody who consented has a usable row for this plan "
                 "(see home/rejected and source.consent; check the plan's dates)"
             )
-        plain = {name: _plain(values) for name, values in raw.items()}
+        plain = {name: plain_column(values) for name, values in raw.items()}
         labels = plain[LABEL].astype(np.float32) if labelled else None
         return Examples(
             customer_ids=[str(customer) for customer in plain["customer"]],
@@ -253,6 +283,7 @@ class Source:
             rejected=rejected,
             customers=state.customers,
             consented=state.consented,
+            clamped=outside_ranges(columns, plain),
         )
 
     def _event_sql(self, plan: Plan, party: str, labelled: bool) -> str:
@@ -361,13 +392,3 @@ class Source:
         file = SourceFile(path=consent.path)
         relation = read_files(self._db, (file,), consent, self._home, scratch)
         load_consent(self._db, relation, consent)
-
-
-def _plain(values: Any) -> NDArray[Any]:
-    """A column as DuckDB gives it, without the mask: NaN for a missing number, None for a text."""
-    if not isinstance(values, np.ma.MaskedArray):
-        return np.asarray(values)
-    if values.dtype == object:
-        return np.asarray(values.filled(None))
-    numbers: Any = values.astype(np.float64)
-    return np.asarray(numbers.filled(np.nan))

@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from party_client.federation import FEDERATION_NAME, load_federation
+from party_client.ledger_words import run_status
 from party_client.processes import child_pid, service_answers, supervisor_pid
 from party_client.settings import PartySettings
+from privacy.accounting import epsilon
 from privacy.hosting.bundle import bundle_hash
 from privacy.ledger import Ledger
 
@@ -18,7 +20,9 @@ from privacy.ledger import Ledger
 class Status:
     """`epsilon_*` at the ledger's delta for one customer at this party, over all runs.
 
-    `bundle`: SHA-256 of the Flower bundle that this installation accepts.
+    `epsilon_spent` composes what is charged as if it had been fixed beforehand; `budget_used` is
+    the share of the lifetime budget that its filter has counted. `bundle`: SHA-256 of the Flower
+    bundle that this installation accepts.
     """
 
     party: str
@@ -30,7 +34,7 @@ class Status:
     members_confirmed: int
     epsilon_budget: float
     epsilon_spent: float
-    epsilon_left: float
+    budget_used: float
     delta: float
     last_run: str | None
     last_run_state: str | None
@@ -59,11 +63,11 @@ def read_status(settings: PartySettings) -> Status:
         members=len(federation.members) if federation else 0,
         members_confirmed=len(federation.confirmed) if federation else 0,
         epsilon_budget=state.cap_epsilon,
-        epsilon_spent=ledger.spent(),
-        epsilon_left=ledger.remaining(),
+        epsilon_spent=epsilon(state.charged(), state.cap_delta),
+        budget_used=state.cap.used(state.charged()),
         delta=state.cap_delta,
         last_run=last_run,
-        last_run_state=state.runs[last_run].state if last_run else None,
+        last_run_state=run_status(state.runs[last_run], state.now) if last_run else None,
         last_report_at=_last_report(settings),
         bundle=bundle_hash(),
     )

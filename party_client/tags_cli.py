@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import sys
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TextIO
@@ -17,6 +14,7 @@ import typer
 from sqlalchemy import make_url
 
 from models.tags import JOINT_TAGS
+from party_client.output_file import opened_output
 from party_client.profile_store import ProfileStore, TagRecord
 from party_client.settings import load_settings
 from privacy.errors import ConfigError, StoreError
@@ -85,7 +83,7 @@ def export(
     name, value = _wanted(tag)
     if output_format is ExportFormat.PARQUET and output is None:
         raise ConfigError("--format parquet needs a file: add --output FILE")
-    with _store(context) as store, _sink(output) as file:
+    with _store(context) as store, opened_output(output) as file:
         records = store.export(name, value)
         if output_format is ExportFormat.CSV:
             _write_csv(records, file)
@@ -141,33 +139,6 @@ def _store(context: typer.Context) -> Iterator[ProfileStore]:
         yield store
     finally:
         store.close()
-
-
-@contextmanager
-def _sink(output: Path | None) -> Iterator[TextIO]:
-    """Standard output, or a private file that appears whole or not at all."""
-    if output is None:
-        try:
-            yield sys.stdout
-            sys.stdout.flush()
-        except BrokenPipeError:  # the reader, such as `head`, has had enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return
-    draft: str | None = None
-    try:
-        descriptor, draft = tempfile.mkstemp(dir=output.parent, prefix=".export-")  # mode 0600
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            yield file
-        os.replace(draft, output)
-    except OSError as error:
-        raise ConfigError(
-            f"--output {output} cannot be written ({error.strerror}); check the folder and free "
-            "disk space"
-        ) from error
-    finally:
-        if draft is not None:
-            with suppress(OSError):
-                os.unlink(draft)
 
 
 def _write_csv(records: Iterable[TagRecord], file: TextIO) -> None:

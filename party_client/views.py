@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -41,6 +42,12 @@ def source_table(report: SourceReport) -> Table:
     table.add_row("customers", f"{report.customers:,}")
     consent = "you assert that all have" if report.consent_asserted else "by the consent file"
     table.add_row("consented", f"{report.consented:,} ({consent})")
+    if report.clamped is None or report.eligible is None:
+        table.add_row("clamped values", "give --plan: a feature table's ranges are the plan's")
+    else:
+        table.add_row("eligible", f"{report.eligible:,}")
+        clamped = (f"{name} {count:,}" for name, count in report.clamped.items())
+        table.add_row("clamped values", ", ".join(clamped) or "none")
     return table
 
 
@@ -57,6 +64,8 @@ def source_json(report: SourceReport) -> dict[str, Any]:
         "consent_asserted": report.consent_asserted,
         "first_day": report.first_day.isoformat() if report.first_day else None,
         "last_day": report.last_day.isoformat() if report.last_day else None,
+        "eligible": report.eligible,
+        "clamped": None if report.clamped is None else dict(report.clamped),
     }
 
 
@@ -74,9 +83,9 @@ def status_table(status: Status) -> Table:
         table.add_row("federation", status.federation)
         table.add_row("members", f"{status.members_confirmed} of {status.members} confirmed")
     table.add_row(
-        "budget left",
-        f"epsilon {status.epsilon_left:.3f} of {status.epsilon_budget:g} at delta "
-        f"{status.delta:.1e} (one customer at this party, all runs)",
+        "budget used",
+        f"{share_in_words(status.budget_used)} of epsilon {status.epsilon_budget:g} at delta "
+        f"{status.delta:.1e} (one customer at this party, added or removed, all runs)",
     )
     if status.last_run is None:
         table.add_row("last run", "none")
@@ -84,3 +93,8 @@ def status_table(status: Status) -> Table:
         table.add_row("last run", f"{status.last_run} ({status.last_run_state})")
     table.add_row("Flower bundle", status.bundle)
     return table
+
+
+def share_in_words(share: float) -> str:
+    """A share of a budget that is used, rounded up."""
+    return f"{math.ceil(share * 1000 - 1e-9) / 10:.1f} %"

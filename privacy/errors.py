@@ -9,7 +9,8 @@ FedtagsError (1)
 ├── PrivacyError (20)           a mechanism or an accounting request is outside its domain
 │   ├── PolicyRefusal (12)      the party's own policy says no
 │   ├── BudgetExceeded (13)     the ledger has no room for the spend
-│   └── LedgerError (21)        the ledger is corrupt, cut or cannot be written
+│   ├── LedgerError (21)        the ledger is corrupt, cut or cannot be written
+│   └── AuditFailed (27)        an audit refuted a claimed epsilon
 ├── ProtocolError (22)          a message is not what the protocol allows at this point
 │   └── SignatureError (23)
 ├── RunError                    a run cannot start or has ended early
@@ -146,3 +147,9 @@ class StoreError(FedtagsError):
     """The profile store or the run store cannot do what was asked."""
 
     exit_code = 26
+
+
+class AuditFailed(PrivacyError):
+    """An audit refuted a claimed epsilon."""
+
+    exit_code = 27

@@ -94,7 +94,7 @@ class HashChain:
 
     def create(self, kind: str, body: Mapping[str, Any]) -> None:
         """Make the file with its first entry, mode 0600. An existing file is never replaced."""
-        line, _ = self._line(None, kind, body)
+        line, _ = self._line(None, kind, body, self._clock())
         try:
             descriptor, draft = tempfile.mkstemp(dir=self._path.parent, prefix=".new-")  # mode 0600
         except OSError as error:
@@ -132,9 +132,13 @@ class HashChain:
 
     @contextmanager
     def appending(self) -> Iterator[Appender]:
-        """Exclusive access: what is read stays true until the block ends."""
+        """Exclusive access: what is read stays true until the block ends.
+
+        The clock is read once, under the lock: what a caller decides by the time holds for the
+        entries that it writes.
+        """
         with self._locked(os.O_RDWR | os.O_APPEND, fcntl.LOCK_EX) as descriptor:
-            yield Appender(self, descriptor, self._checked(descriptor))
+            yield Appender(self, descriptor, self._checked(descriptor), self._clock())
 
     def _checked(self, descriptor: int) -> Chain:
         try:
@@ -178,10 +182,15 @@ class HashChain:
         )
 
     def _line(
-        self, last: Entry | None, kind: str, body: Mapping[str, Any], skipped_lines: int = 0
+        self,
+        last: Entry | None,
+        kind: str,
+        body: Mapping[str, Any],
+        moment: datetime,
+        skipped_lines: int = 0,
     ) -> tuple[bytes, Entry]:
         sequence, previous, line = (0, START, 0) if last is None else _position(last)
-        moment = self._clock().astimezone(UTC)
+        moment = moment.astimezone(UTC)
         content = {
             "sequence": sequence,
             "time": moment.isoformat(timespec="microseconds"),
@@ -263,12 +272,14 @@ class HashChain:
 
 
 class Appender:
-    """Appends under the lock of `HashChain.appending`. `chain` is what the file holds now."""
+    """Appends under the lock of `HashChain.appending`. `chain` is what the file holds now, and
+    `moment` (UTC) the time of every entry that is written."""
 
-    def __init__(self, owner: HashChain, descriptor: int, chain: Chain) -> None:
+    def __init__(self, owner: HashChain, descriptor: int, chain: Chain, moment: datetime) -> None:
         self._owner = owner
         self._descriptor = descriptor
         self.chain = chain
+        self.moment = moment.astimezone(UTC)
 
     def append(self, kind: str, body: Mapping[str, Any]) -> Entry:
         """Write one entry; it is on the disk when this returns. An interrupted line before it must
@@ -276,7 +287,8 @@ class Appender:
         if self.chain.torn and kind != TORN:
             raise LedgerError("an interrupted line must be sealed before anything is appended")
         last = self.chain.entries[-1]
-        line, entry = self._owner._line(last, kind, body, skipped_lines=bool(self.chain.torn))
+        skipped = bool(self.chain.torn)
+        line, entry = self._owner._line(last, kind, body, self.moment, skipped_lines=skipped)
         if entry.time < last.time:
             raise LedgerError(
                 "the clock of this machine is behind the newest entry; set it right, then try again"

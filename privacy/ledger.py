@@ -1,96 +1,67 @@
 """One party's ledger: what was allowed, what was reserved, what ran. The budget's hard stop.
 
-    open      party, unit of privacy, adjacency, the lifetime cap (epsilon at delta), code version
-    amend     the operator set another cap; the ledger shows who was promised what, and when
-    reserve   a run's mechanisms, before anything else; refused if the cap would be passed
-    refund    gives a reservation back, only while its run has no intent
-    intent    written before a mechanism touches data; from here on nothing is refunded
-    commit    the round's bytes left the party
-    close     the run's outcome
-    torn      seals a line that a crash interrupted (`privacy.hash_chain`)
+The entries are listed in `privacy.ledger_replay`, what a run is charged in `privacy.ledger_state`,
+the budgets in `privacy.budget`. This module keeps the file: every decision is made under an
+exclusive lock on a file read anew, and an entry is on the disk when the method that writes it
+returns.
 
-Spend is never a stored number: it is the epsilon, composed anew at the ledger's delta, of every
-mechanism that is reserved and not refunded. A reservation therefore counts wholly, whether its
-run finished, failed, crashed or is still under way. Unit of privacy: one customer at one party,
-add/remove adjacency.
-
-The file holds no customer's data: mechanisms are public constants of plans.
+Spend is never a stored number: it is composed anew from the mechanisms that are charged. Unit of
+privacy: one customer at one party, add/remove adjacency. The file holds no customer's data:
+mechanisms are public constants of plans, and data sets are named by an HMAC under a local key.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 from privacy import accounting
-from privacy.errors import BudgetExceeded, LedgerError, PrivacyError
-from privacy.hash_chain import TORN, Appender, Chain, Clock, Entry, HashChain, Head, utc_now
-from privacy.mechanism import Mechanism, SampledGaussian, mechanism_from_data
+from privacy.budget import Cap, Limit
+from privacy.errors import BudgetExceeded, LedgerError
+from privacy.hash_chain import Appender, Clock, Entry, HashChain, Head, utc_now
+from privacy.ledger_replay import FORMAT, apply, checked_validity, replay, salvage
+from privacy.ledger_state import (
+    LedgerPosition,
+    LedgerState,
+    Provenance,
+    RunState,
+    gap_body,
+    room_for,
+)
+from privacy.mechanism import Mechanism
 
-FORMAT = 1
+__all__ = [
+    "ADJACENCY",
+    "UNIT_OF_PRIVACY",
+    "Ledger",
+    "LedgerPosition",
+    "LedgerState",
+    "Outcome",
+    "Provenance",
+    "RunState",
+]
+
 UNIT_OF_PRIVACY = "one customer at one party"
 ADJACENCY = "add or remove one customer"
 _DOMAIN = b"fedtags ledger 1"
-_BODY_START = b'{"body":'  # keys are sorted, so a line begins with its body
 
-EpsilonFunction = Callable[[Sequence[Mechanism], float], float]
 Outcome = Literal["finished", "failed"]
-
-
-@dataclass
-class RunState:
-    """What the ledger knows of one run. `touched`: its reservation can no longer be refunded."""
-
-    purpose: str
-    plan_digest: str
-    mechanisms: tuple[Mechanism, ...]
-    intents: list[tuple[int, Mechanism]] = field(default_factory=list)
-    committed: set[int] = field(default_factory=set)
-    state: Literal["reserved", "refunded", "finished", "failed", "interrupted"] = "reserved"
-    touched: bool = False
-
-
-@dataclass
-class LedgerState:
-    """What the entries add up to. `cap_epsilon` at `cap_delta` is the lifetime budget."""
-
-    party: str
-    cap_epsilon: float
-    cap_delta: float
-    runs: dict[str, RunState] = field(default_factory=dict)
-
-    def charged(self) -> list[Mechanism]:
-        """Every mechanism that counts as spent."""
-        return [
-            mechanism
-            for run in self.runs.values()
-            if run.state != "refunded"
-            for mechanism in run.mechanisms
-        ]
 
 
 class Ledger:
     """The ledger in the file `path`, made by `Ledger.create`.
 
-    Safe between threads and processes: every decision is made under an exclusive lock on a file
-    read anew, so no two reservations can pass the cap together. Every method raises LedgerError
-    if the file is not what was written.
+    Safe between threads and processes: no two reservations can pass a budget together. Every
+    method raises LedgerError if the file is not what was written, cannot be written, or holds an
+    entry later than this machine's clock (when writing).
     """
 
-    def __init__(
-        self,
-        path: Path,
-        epsilon: EpsilonFunction = accounting.epsilon,
-        clock: Clock = utc_now,
-    ) -> None:
+    def __init__(self, path: Path, clock: Clock = utc_now) -> None:
         self._file = HashChain(path, _DOMAIN, clock)
-        self._epsilon = epsilon
+        self._clock = clock
 
     @classmethod
     def create(
@@ -101,72 +72,85 @@ class Ledger:
         cap_epsilon: float,
         cap_delta: float,
         code_version: str,
-        epsilon: EpsilonFunction = accounting.epsilon,
         clock: Clock = utc_now,
     ) -> Ledger:
         """Start a ledger (mode 0600) with its lifetime cap. An existing file is never replaced."""
-        _check_cap(cap_epsilon, cap_delta)
-        ledger = cls(path, epsilon, clock)
         body = {
             "format": FORMAT,
             "party": party,
             "unit_of_privacy": UNIT_OF_PRIVACY,
             "adjacency": ADJACENCY,
-            "cap_epsilon": float(cap_epsilon),
-            "cap_delta": float(cap_delta),
+            **_cap_body(Cap.of(cap_epsilon, cap_delta)),
             "code_version": code_version,
         }
+        ledger = cls(path, clock)
         ledger._file.create("open", body)
         return ledger
 
     def amend(self, *, cap_epsilon: float, cap_delta: float) -> None:
-        """Record another lifetime cap, if it differs. A lower one than is spent stops all runs."""
-        _check_cap(cap_epsilon, cap_delta)
+        """Record another lifetime cap, and its order, if it differs.
+
+        A lower one than is spent stops all runs.
+        """
+        cap = Cap.of(cap_epsilon, cap_delta)
         with self._appending() as (file, state):
-            if (state.cap_epsilon, state.cap_delta) != (cap_epsilon, cap_delta):
-                file.append(
-                    "amend", {"cap_epsilon": float(cap_epsilon), "cap_delta": float(cap_delta)}
-                )
+            if (state.cap_epsilon, state.cap_delta) != (cap.epsilon, cap.delta):
+                file.append("amend", _cap_body(cap))
 
     def reserve(
-        self, run: str, *, plan_digest: str, purpose: str, mechanisms: Sequence[Mechanism]
+        self,
+        run: str,
+        *,
+        plan_digest: str,
+        plan: str,
+        purpose: str,
+        mechanisms: Sequence[Mechanism],
+        valid_for: timedelta,
+        limits: Sequence[Limit] = (),
     ) -> None:
-        """Set the whole spend of `run` aside; on the disk when this returns. It does not expire.
+        """Set the whole spend of `run` aside, until it lies still for longer than `valid_for`.
 
-        Raises BudgetExceeded, before anything is written, if all that is charged and this would
-        pass the cap; LedgerError if the ledger knows the run already.
+        Raises BudgetExceeded, before anything is written, naming the budget that all that is
+        charged and this would pass: the lifetime filter, or one of `limits`. LedgerError if the
+        ledger knows the run already.
         """
         if not mechanisms:
             raise LedgerError("a reservation names at least one mechanism")
+        checked_validity(valid_for)
         with self._appending() as (file, state):
             if run in state.runs:
                 raise LedgerError(f"run {run} is in the ledger already; a run id is used once")
-            total = self._epsilon([*state.charged(), *mechanisms], state.cap_delta)
-            if not total <= state.cap_epsilon:  # so that a NaN is refused too
+            full = room_for(state, mechanisms, purpose, plan, limits)
+            if full:
                 raise BudgetExceeded(
-                    f"this run would bring the party's spend to epsilon {total:.4g}, above its "
-                    f"lifetime budget of {state.cap_epsilon:g} at delta {state.cap_delta:g}; ask "
-                    "for less, or let the party's operator decide about its budget"
+                    f"this run would pass the party's {full}; ask for less, or let the party's "
+                    "operator decide about its budget"
                 )
             file.append(
                 "reserve",
                 {
                     "run": run,
                     "plan_digest": plan_digest,
+                    "plan": plan,
                     "purpose": purpose,
                     "mechanisms": [mechanism.as_data() for mechanism in mechanisms],
+                    "valid_seconds": valid_for.total_seconds(),
                 },
             )
 
-    def intent(self, run: str, round_number: int, mechanism: Mechanism) -> None:
+    def intent(
+        self, run: str, round_number: int, mechanism: Mechanism, provenance: Provenance
+    ) -> None:
         """Say, durably and before data are touched, that `mechanism` is about to run.
 
-        Raises BudgetExceeded if the run's intents would go beyond its reservation.
+        Raises BudgetExceeded if the run's intents would go beyond its reservation, LedgerError if
+        the reservation has expired.
         """
-        self._step("intent", {"run": run, "round": round_number, "mechanism": mechanism.as_data()})
+        body = {"run": run, "round": round_number, "mechanism": mechanism.as_data()}
+        self._step("intent", {**body, "provenance": provenance.as_data()})
 
     def commit(self, run: str, round_number: int) -> None:
-        """Say that the round's bytes were released. A round is committed once."""
+        """Say that the round's bytes are about to be released. A round is committed once."""
         self._step("commit", {"run": run, "round": round_number})
 
     def refund(self, run: str) -> None:
@@ -174,36 +158,86 @@ class Ledger:
         self._step("refund", {"run": run})
 
     def close(self, run: str, outcome: Outcome) -> None:
-        """Record how the run ended. What it reserved stays spent, however it ended."""
+        """Record how the run ended. Its intents stay spent; what it never started is free again."""
         self._step("close", {"run": run, "outcome": outcome})
 
+    def charge_gap(self, known: LedgerPosition) -> None:
+        """Charge what `known`, a place in this ledger's lost part, had charged and this file lacks.
+
+        Never charges too little as long as one node at a time wrote this ledger, by a clock that
+        was right. A place that the ledger contains already is charged no second time.
+        """
+        with self._appending() as (file, state):
+            if (known.position, known.hash) not in state.positions:
+                body = gap_body(state, known)
+                apply(state, "gap", body, state.now)
+                file.append("gap", body)
+
     def state(self) -> LedgerState:
-        """All that the ledger says, for reports."""
-        return _replay(self._file.read())
+        """All that the ledger says, as of the clock's time or the newest entry's, if later."""
+        return self.snapshot()[1]
+
+    def snapshot(self) -> tuple[tuple[Entry, ...], LedgerState]:
+        """Every entry, and what they add up to: of one reading, whoever else is writing."""
+        chain = self._file.read()
+        state = replay(chain)
+        state.now = max(state.now, self._clock())
+        return chain.entries, state
 
     def has_run(self, run: str) -> bool:
         """Whether this run id was ever used here."""
         return run in self.state().runs
 
     def spent(self) -> float:
-        """Epsilon of everything charged, composed, at the ledger's delta."""
+        """Epsilon of everything charged, composed by PLD, at the ledger's delta."""
         state = self.state()
-        return self._epsilon(state.charged(), state.cap_delta)
+        return accounting.epsilon(state.charged(), state.cap_delta)
 
-    def remaining(self) -> float:
-        """The cap less what is spent, at least 0. Composition is not a sum: a run whose own
-        epsilon is a little above this may still fit."""
+    def used(self) -> float:
+        """The share of the lifetime filter that is charged. Runs stop at 1; above 1 only if a
+        lower cap or a gap came later."""
         state = self.state()
-        return max(0.0, state.cap_epsilon - self._epsilon(state.charged(), state.cap_delta))
+        return state.cap.used(state.charged())
 
     def spent_by_run(self) -> dict[str, float]:
-        """Each run's own epsilon at the ledger's delta; 0 if refunded. Their sum is an upper
-        figure: `spent` composes all runs and is lower."""
+        """Each run's own epsilon at the ledger's delta. Their sum is an upper figure: `spent`
+        composes all runs and is lower."""
         state = self.state()
         return {
-            name: 0.0 if run.state == "refunded" else self._epsilon(run.mechanisms, state.cap_delta)
+            name: accounting.epsilon(run.charged(state.now), state.cap_delta)
             for name, run in state.runs.items()
         }
+
+    def runs_left(
+        self,
+        mechanisms: Sequence[Mechanism],
+        *,
+        purpose: str,
+        plan: str,
+        limits: Sequence[Limit] = (),
+    ) -> int:
+        """How many more runs that cost `mechanisms` each would be granted now, one after another.
+
+        Exact if each uses all that it reserves; a run that ends early leaves room for more.
+        """
+        state = self.state()
+
+        def fits(runs: int) -> bool:
+            return not room_for(state, [*mechanisms] * runs, purpose, plan, limits)
+
+        return _largest(fits)
+
+    def position(self) -> LedgerPosition:
+        """The newest entry's place, and what is charged there."""
+        chain = self._file.read()
+        state = replay(chain)
+        return LedgerPosition(
+            state.position, chain.head.hash, state.now, accounting.rdp(state.charged())
+        )
+
+    def contains(self, position: int, digest: str) -> bool:
+        """Whether the entry with this hash is at this place, or a gap was charged for it."""
+        return (position, digest) in self.state().positions
 
     def refunds_since(self, moment: datetime) -> int:
         """How many reservations were given back at or after `moment` (with its zone)."""
@@ -229,143 +263,32 @@ class Ledger:
 
     def _step(self, kind: str, body: Mapping[str, Any]) -> None:
         with self._appending() as (file, state):
-            _apply(state, kind, body)
+            apply(state, kind, body, state.now)
             file.append(kind, body)
 
     @contextmanager
     def _appending(self) -> Iterator[tuple[Appender, LedgerState]]:
         with self._file.appending() as file:
-            state = _replay(file.chain)
+            state = replay(file.chain)
             if file.chain.torn:
-                file.seal_torn(_salvage(file.chain.torn))
+                file.seal_torn(salvage(file.chain.torn))
+            # A clock that is behind the newest entry fails at the append; until then, the entry
+            # decides what has expired.
+            state.now = max(state.now, file.moment)
             yield file, state
 
 
-def _check_cap(epsilon: float, delta: float) -> None:
-    if not (0 < epsilon < float("inf") and 0 < delta < 1):
-        raise PrivacyError("a budget needs a finite epsilon above 0 and a delta between 0 and 1")
+def _cap_body(cap: Cap) -> dict[str, Any]:
+    return {"cap_epsilon": cap.epsilon, "cap_delta": cap.delta, "order": cap.order}
 
 
-def _replay(chain: Chain) -> LedgerState:
-    """Add the entries up. An impossible one (intent without reservation, say) names its line."""
-    first = chain.entries[0]
-    if first.kind != "open" or first.body.get("format") != FORMAT:
-        raise LedgerError("ledger line 1: not the start of a ledger that this version can read")
-    state: LedgerState | None = None
-    for entry in chain.entries:
-        try:
-            if state is None:
-                state = _opened(entry.body)
-            else:
-                _apply(state, entry.kind, entry.body)
-        except (LedgerError, BudgetExceeded) as error:
-            raise LedgerError(f"ledger line {entry.line}: {error}") from error
-        except (KeyError, TypeError, ValueError, PrivacyError) as error:
-            raise LedgerError(
-                f"ledger line {entry.line}: its fields are not those of kind {entry.kind}"
-            ) from error
-    assert state is not None
-    if chain.torn:
-        _apply(state, TORN, _salvage(chain.torn))
-    return state
-
-
-def _opened(body: Mapping[str, Any]) -> LedgerState:
-    epsilon, delta = float(body["cap_epsilon"]), float(body["cap_delta"])
-    _check_cap(epsilon, delta)
-    return LedgerState(str(body["party"]), epsilon, delta)
-
-
-def _apply(state: LedgerState, kind: str, body: Mapping[str, Any]) -> None:
-    """One step of the state machine; LedgerError or BudgetExceeded if it is not allowed."""
-    if kind == "amend":
-        _check_cap(body["cap_epsilon"], body["cap_delta"])
-        state.cap_epsilon, state.cap_delta = body["cap_epsilon"], body["cap_delta"]
-    elif kind == "reserve":
-        if body["run"] in state.runs:
-            raise LedgerError(f"run {body['run']} is reserved twice")
-        state.runs[body["run"]] = RunState(
-            body["purpose"], body["plan_digest"], _mechanisms(body["mechanisms"])
-        )
-    elif kind == TORN:
-        _apply_torn(state, body)
-    elif kind in ("intent", "commit", "refund", "close"):
-        run = state.runs.get(body["run"])
-        if run is None or run.state != "reserved":
-            raise LedgerError(f"run {body['run']} has no open reservation; {kind} is not allowed")
-        _apply_to_run(run, kind, body)
-    else:
-        raise LedgerError(f"unknown kind {kind}; it was written by a newer version of fedtags")
-
-
-def _apply_to_run(run: RunState, kind: str, body: Mapping[str, Any]) -> None:
-    if kind == "intent":
-        mechanism = mechanism_from_data(body["mechanism"])
-        asked = [*(earlier for _, earlier in run.intents), mechanism]
-        if not _units(asked) <= _units(run.mechanisms):
-            raise BudgetExceeded("the run asks for more than it reserved; nothing may be computed")
-        run.intents.append((body["round"], mechanism))
-        run.touched = True
-    elif kind == "commit":
-        if body["round"] in run.committed or body["round"] not in dict(run.intents):
-            raise LedgerError("a commit needs an intent of its round, and happens once")
-        run.committed.add(body["round"])
-    elif kind == "refund":
-        if run.touched:
-            raise LedgerError("a run that may have touched data is never refunded")
-        run.state = "refunded"
-    else:
-        if body["outcome"] not in ("finished", "failed"):
-            raise LedgerError("an outcome is finished or failed")
-        run.state = body["outcome"]
-
-
-def _apply_torn(state: LedgerState, body: Mapping[str, Any]) -> None:
-    """A crash interrupted a line: assume the worst of what it may have said.
-
-    It may have been an intent, so no open reservation can be given back any more. If it was a
-    reservation that can still be read, it counts as spent.
-    """
-    for run in state.runs.values():
-        run.touched = True
-    if "mechanisms" in body:
-        state.runs[_interrupted_name(state, body["run"])] = RunState(
-            body["purpose"],
-            body["plan_digest"],
-            _mechanisms(body["mechanisms"]),
-            state="interrupted",
-            touched=True,
-        )
-
-
-def _interrupted_name(state: LedgerState, run: str) -> str:
-    return run if run not in state.runs else f"{run} (interrupted)"
-
-
-def _salvage(fragment: bytes) -> dict[str, Any]:
-    """What an interrupted line says of a reservation, if its body is whole."""
-    if not fragment.startswith(_BODY_START):
-        return {}
-    try:
-        text = fragment[len(_BODY_START) :].decode("ascii", errors="replace")
-        body, _ = json.JSONDecoder().raw_decode(text)
-        kept = {key: body[key] for key in ("run", "purpose", "plan_digest", "mechanisms")}
-        _mechanisms(kept["mechanisms"])
-    except (ValueError, KeyError, TypeError, RecursionError, PrivacyError):
-        return {}
-    return kept if all(isinstance(kept[key], str) for key in list(kept)[:3]) else {}
-
-
-def _mechanisms(data: Sequence[Mapping[str, Any]]) -> tuple[Mechanism, ...]:
-    return tuple(mechanism_from_data(one) for one in data)
-
-
-def _units(mechanisms: Sequence[Mechanism]) -> Counter[Mechanism]:
-    """How often each mechanism runs: a step of a sampled one is one unit."""
-    units: Counter[Mechanism] = Counter()
-    for mechanism in mechanisms:
-        if isinstance(mechanism, SampledGaussian):
-            units[mechanism.split(1)] += mechanism.steps
-        else:
-            units[mechanism] += 1
-    return units
+def _largest(fits: Callable[[int], bool], most: int = 10_000) -> int:
+    """The largest number that fits, at most `most`: doubling, then halving."""
+    high = 1
+    while high <= most and fits(high):
+        high *= 2
+    low, high = high // 2, min(high, most + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from dp_accounting import dp_event
@@ -33,6 +33,8 @@ class SampledGaussian:
     `noise_multiplier` * C * (1 + slack), where the slack covers the rounding grid.
     """
 
+    # How `sample` draws, as a ledger names it.
+    sampler: ClassVar[str] = "Poisson: binomial size, then a uniform subset"
     sample_rate: float
     noise_multiplier: float
     steps: int
@@ -83,9 +85,12 @@ class SampledGaussian:
 def sensitivity_slack(dimensions: int) -> float:
     """Relative growth of the L2 sensitivity by rounding to the grid and by summing in float64.
 
-    Rounding two neighbouring sums moves their difference by at most grid * sqrt(d); the float64
-    summation error of fewer than 2**24 clipped rows is below 2**-28 a coordinate and is covered
-    by doubling the rounding term. The normal sampler's own precision is a stated residual.
+    Rounding two neighbouring sums moves their difference by at most grid * sqrt(d). Every engine
+    (`privacy.engine`) takes norms and sums in float64 and adds at most 1152 rows at once, then
+    these chunks in pairs: by Higham 1993, n rows of norm at most C sum up with an error below
+    2**-42.7 * n * C in L2. For two sums of fewer than 2**22 rows that is below 2**-19.7 * C, which
+    doubling the rounding term covers from d = 2 on. Stated residuals: the normal sampler's own
+    precision, and what kernels let one row change in another's gradient (each engine says).
     """
     return 2.0 * 2.0**-GRID_BITS * math.sqrt(dimensions)
 
@@ -94,6 +99,7 @@ def sensitivity_slack(dimensions: int) -> float:
 class Gaussian:
     """One rounded Gaussian release of an integer vector of L2 sensitivity `sensitivity`."""
 
+    sampler: ClassVar[str] = "none: every row"
     noise_multiplier: float
     sensitivity: float = 1.0
 
@@ -117,22 +123,47 @@ class Gaussian:
         return counts + np.rint(noise).astype(np.int64)
 
 
-Mechanism = SampledGaussian | Gaussian
+@dataclass(frozen=True)
+class Unrecorded:
+    """A spend of which only the RDP curve is known: what a lost part of a ledger had charged.
+
+    `rdp`: Renyi divergence bounds at `privacy.accounting.ORDERS`. It samples and adds nothing.
+    """
+
+    rdp: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.rdp or not all(math.isfinite(one) and one >= 0 for one in self.rdp):
+            raise PrivacyError("an RDP curve is a list of finite numbers of at least 0")
+
+    def event(self) -> dp_event.DpEvent:
+        """There is none: raises PrivacyError."""
+        raise PrivacyError("what a ledger lost is known as an RDP curve only, not as an event")
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain data for a ledger entry; `mechanism_from_data` reads it back."""
+        return {"mechanism": "unrecorded", "rdp": list(self.rdp)}
+
+
+Mechanism = SampledGaussian | Gaussian | Unrecorded
 
 
 def mechanism_from_data(data: Mapping[str, Any]) -> Mechanism:
     """Read back `as_data`. Raises PrivacyError on an unknown mechanism or a wrong field."""
     fields = {key: value for key, value in data.items() if key != "mechanism"}
-    kinds: dict[str, type[SampledGaussian] | type[Gaussian]] = {
+    kinds: dict[str, type[Mechanism]] = {
         "sampled_gaussian": SampledGaussian,
         "gaussian": Gaussian,
+        "unrecorded": Unrecorded,
     }
     kind = kinds.get(str(data.get("mechanism")))
     if kind is None:
-        raise PrivacyError("unknown mechanism; this version knows sampled_gaussian and gaussian")
+        raise PrivacyError(f"unknown mechanism; this version knows {', '.join(kinds)}")
     try:
+        if kind is Unrecorded:
+            return Unrecorded(tuple(fields.pop("rdp")), **fields)
         return kind(**fields)
-    except TypeError as error:
+    except (KeyError, TypeError) as error:
         raise PrivacyError("a mechanism's fields are not those this version knows") from error
 
 

@@ -15,6 +15,9 @@ and the transcript hash of what this pair has exchanged so far.
     Abort                                Acknowledged
     anything else                        REFUSAL       one constant
 
+Every answer about data, and the decision, carries the head of its party's ledger; the coordinator
+relays all members' heads with its next message (`privacy.ledger_heads`).
+
 A test walks every class here and fails if a field has no treatment.
 """
 
@@ -30,14 +33,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from privacy.errors import ProtocolError
 from privacy.identity import RUN_ID_PATTERN, SIGNATURE_BYTES, SigningKey, verify
+from privacy.packing import MAX_PARTIES
 
-VERSION = 1
+VERSION = 2
 # The largest frame of any type: every other type than sums and updates stays far below, and each
 # type's own bound holds before a byte is parsed. A plan's largest model needs some 35 MiB.
 MAX_FRAME_BYTES = 48 * 1024 * 1024
 SMALL_FRAME_BYTES = 2 * 1024 * 1024
 _DOMAIN = b"fedtags message 1\0"
 HASH_BYTES = 32
+# Every ledger head has this one length (`privacy.ledger_heads`), whatever it says.
+HEAD_BYTES = 494
 # What a party answers to anything it does not accept. Constant, unsigned, without a reason.
 REFUSAL = b"fedtags: refused"
 
@@ -62,6 +68,8 @@ Signature = Annotated[bytes, Field(min_length=64, max_length=64)]
 PublicSize = Annotated[int, Field(ge=1, le=10**10)]
 RunId = Annotated[str, Field(pattern=RUN_ID_PATTERN)]
 Frames = dict[str, bytes]
+LedgerHead = Annotated[bytes, Field(min_length=HEAD_BYTES, max_length=HEAD_BYTES)]
+LedgerHeads = Annotated[dict[str, LedgerHead], Field(max_length=MAX_PARTIES)]
 
 
 class Body(BaseModel):
@@ -96,22 +104,29 @@ class TrainRound(Body):
     max_bytes = MAX_FRAME_BYTES
     confirmations: Frames = carries(C, "round 1: the members' signed key confirmations")
     total: tuple[bytes, ...] = carries(E, "later rounds: the previous round's encrypted sum")
+    heads: LedgerHeads = carries(D, "later rounds: the members' ledger heads of the round before")
 
 
 class Evaluate(Body):
     kind = "evaluate"
     max_bytes = MAX_FRAME_BYTES
     total: tuple[bytes, ...] = carries(E, "the last round's encrypted sum")
+    heads: LedgerHeads = carries(D, "the members' ledger heads of the last round, relayed")
 
 
 class Publish(Body):
     kind = "publish"
     total: tuple[bytes, ...] = carries(E, "the encrypted sum of the noised evaluations")
+    heads: LedgerHeads = carries(D, "the members' ledger heads of the evaluation, relayed")
 
 
 class Abort(Body):
     kind = "abort"
     reason: str = carries(C, "name of the error that ended the run")
+
+
+# What a field `ledger_head` tells; `privacy.ledger_heads` has its form.
+_HEAD = "signed number of entries and hash of the party's ledger; its spend sealed for itself"
 
 
 class Decision(Body):
@@ -122,6 +137,12 @@ class Decision(Body):
         D, "the party's declared public size, a constant of its settings"
     )
     exchange_key: Key = carries(C, "ephemeral X25519 public key, random")
+    ledger_head: Annotated[bytes, Field(max_length=HEAD_BYTES)] = carries(
+        D, f"{_HEAD}; empty when refused"
+    )
+    known_heads: LedgerHeads = carries(
+        D, "newest ledger heads that this party has seen of the other members; none when refused"
+    )
 
 
 class KeySeal(Body):
@@ -138,16 +159,19 @@ class Update(Body):
     kind = "update"
     max_bytes = MAX_FRAME_BYTES
     ciphertexts: tuple[bytes, ...] = carries(E, "clamped noised model delta, masked; fixed length")
+    ledger_head: LedgerHead = carries(D, _HEAD)
 
 
 class EvaluationUpdate(Body):
     kind = "evaluation-update"
     ciphertexts: tuple[bytes, ...] = carries(E, "noised counts, masked; fixed length")
+    ledger_head: LedgerHead = carries(D, _HEAD)
 
 
 class Receipt(Body):
     kind = "receipt"
     evaluation: tuple[int, ...] = carries(X, "the opened sum of all parties' noised counts")
+    ledger_head: LedgerHead = carries(D, _HEAD)
 
 
 class Acknowledged(Body):

@@ -15,6 +15,8 @@ import numpy as np
 from randomgen import AESCounter
 
 KEY_BYTES = 32
+# What `generator` draws with, as a ledger names it.
+ALGORITHM = "AES-128 in counter mode (randomgen.AESCounter)"
 Entropy = Callable[[str], bytes]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -73,7 +75,7 @@ def demo(
     Console(width=max(140, Console().width)).print(render(summary))
 
 
-experiment = typer.Typer(help="Experiments on public data.", no_args_is_help=True)
+experiment = typer.Typer(help="Experiments on simulated and public data.", no_args_is_help=True)
 app.add_typer(experiment, name="experiment")
 
 
@@ -112,6 +114,82 @@ def small_partner(
             )
 
 
+@experiment.command("utility")
+def utility(
+    data: DataOption = None,
+    repetitions: Annotated[
+        int, typer.Option(min=1, max=1000, help="Markets, or draws of noise on the public shops.")
+    ] = 5,
+    format_: FormatOption = Format.TEXT,
+) -> None:
+    """AUC without privacy, with small batches, with one learning rate, and with the defaults."""
+    from dataclasses import asdict
+
+    from simulations.experiments.utility import as_text
+    from simulations.experiments.utility import utility as run
+
+    folder = None if data is None else _checked(data)
+    with _progress() as progress:
+        task = progress.add_task("", total=None)
+        rows = run(repetitions, lambda text: progress.update(task, description=text), folder)
+    if format_ is Format.JSON:
+        write_json([asdict(one) for one in rows])
+    else:
+        say(as_text(rows))
+
+
+class AuditedEngine(StrEnum):
+    """What `audit --engine` takes."""
+
+    ALL = "all"
+    FACTORISED = "factorised"
+    OPACUS = "opacus"
+
+
+class AuditedFamily(StrEnum):
+    """What `audit --family` takes."""
+
+    ALL = "all"
+    LOGISTIC = "logistic"
+    MLP = "mlp"
+    RESIDUAL = "residual"
+
+
+@app.command("audit")
+def audit_engines(
+    engine: Annotated[AuditedEngine, typer.Option(help="The engine that trains.")] = (
+        AuditedEngine.ALL
+    ),
+    family: Annotated[AuditedFamily, typer.Option(help="The model family that it trains.")] = (
+        AuditedFamily.ALL
+    ),
+    epsilon: Annotated[
+        float, typer.Option(min=0.01, max=20, help="The claim: noise is calibrated to it.")
+    ] = 1.0,
+    canaries: Annotated[
+        int, typer.Option(min=100, max=2000, help="Rows made for the audit; more see more.")
+    ] = 1000,
+    format_: FormatOption = Format.TEXT,
+) -> None:
+    """Train on canaries and try to refute the claimed epsilon. Ends with 27 if it is refuted."""
+    from simulations import audit
+
+    engines = list(audit.ENGINES) if engine is AuditedEngine.ALL else [engine.value]
+    families = list(audit.FAMILIES) if family is AuditedFamily.ALL else [family.value]
+    with _progress() as progress:
+        task = progress.add_task("calibrating the noise", total=None)
+        mechanism = audit.audit_mechanism(epsilon, canaries)
+        audits = []
+        for pair in itertools.product(engines, families):
+            progress.update(task, description=", ".join(pair))
+            audits.append(audit.audit(*pair, mechanism, canaries=canaries))
+    if format_ is Format.JSON:
+        write_json(audit.as_data(audits, mechanism))
+    else:
+        say(audit.as_text(audits, mechanism))
+    audit.refuse_violations(audits)
+
+
 bench = typer.Typer(
     help="Benchmarks: one JSON object with figures and goals.", no_args_is_help=True
 )
@@ -131,13 +209,26 @@ def bench_round(
 
     with _progress() as progress:
         result = run(folder.resolve(), pairs, progress)
+    _tell(result, format_)
+
+
+@bench.command("training")
+def bench_training(format_: FormatOption = Format.JSON) -> None:
+    """Examples per CPU-second beside plain torch and Opacus; memory; accounting. Some 3 minutes."""
+    from simulations.benchmarks.training import bench_training as run
+
+    with _progress() as progress:
+        result = run(progress)
+    _tell(result, format_)
+
+
+def _tell(result: dict[str, Any], format_: Format) -> None:
+    from simulations.benchmarks.figures import as_text
+
     if format_ is Format.JSON:
         write_json(result)
-        return
-    for name, value in result["figures"].items():
-        say(f"{name:16} {value:.3f}")
-    for name, goal in result["goals"].items():
-        say(f"goal {name}: {goal['goal']} {'met' if goal['met'] else 'not met'}")
+    else:
+        say(as_text(result))
 
 
 def main() -> None:

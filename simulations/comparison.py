@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from models.evaluation import auc, top_decile_lift
-from models.families import build, start_parameters
+from models.families import build, engine, start_parameters
 from models.plan import Plan, parse_plan
 from models.training import Rows, Terms, model_logits, party_terms
 from privacy.dp_sgd import parameter_vector, train
@@ -48,10 +48,8 @@ def train_alone(
     terms: Terms = party_terms(plan, public_size)
     width = rows.features.shape[1]
     return train(
-        build(plan.model, width, plan_hash),
+        engine(plan.model, plan.training.engine, rows.features, rows.labels),
         start_parameters(plan.model, width, plan_hash),
-        rows.features,
-        rows.labels,
         terms.training,
         terms.rule,
         generator(entropy("alone")),

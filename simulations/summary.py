@@ -104,12 +104,17 @@ def _compared(settings: PartySettings, source: bytes) -> tuple[Figures, Figures]
 def _party(home: Path) -> dict[str, Any]:
     """The party's budget, recomputed from its ledger's entries here."""
     settings = load_settings(home)
-    ledger = open_ledger(settings.ledger, load_policy(settings.policy))
+    policy = load_policy(settings.policy)
+    ledger = open_ledger(settings.ledger, policy)
     ledger.verify()
     state = ledger.state()
+    last = next(reversed(state.runs.values()))
     return {
         "epsilon_spent": epsilon(state.charged(), state.cap_delta),
-        "epsilon_left": ledger.remaining(),
+        "budget_used": state.cap.used(state.charged()),
+        "runs_left": ledger.runs_left(
+            last.mechanisms, purpose=last.purpose, plan=last.plan, limits=policy.budget.limits
+        ),
         "budget_epsilon": state.cap_epsilon,
         "budget_delta": state.cap_delta,
         "public_size": settings.public_size,
@@ -165,6 +170,7 @@ def render(summary: Mapping[str, Any]) -> Group:
         for party, one in summary["runs"][-1]["parties"].items()
     ]
     parts += [Text("\nbudgets, recomputed from each ledger", style="bold")]
+    parts.append("for one customer at one party, added or removed; runs left: like the last one")
     parts.append(_budget_table(summary["parties"]))
     worst = summary["worst_case_epsilon_at_all_parties"]
     parts.append(
@@ -213,7 +219,7 @@ def _figures(one: Mapping[str, float | None]) -> str:
 def _budget_table(parties: Mapping[str, Mapping[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("party")
-    for heading in ("N̂ (public)", "ε spent", "ε left", "of ε", "at δ"):
+    for heading in ("N̂ (public)", "ε spent", "at δ", "budget used", "of ε", "runs left"):
         table.add_column(heading, justify="right")
     table.add_column("ledger", overflow="fold")
     for party, one in parties.items():
@@ -221,9 +227,10 @@ def _budget_table(parties: Mapping[str, Mapping[str, Any]]) -> Table:
             party,
             f"{one['public_size']:,}",
             f"{one['epsilon_spent']:.3f}",
-            f"{one['epsilon_left']:.3f}",
-            f"{one['budget_epsilon']:g}",
             f"{one['budget_delta']:.1e}",
+            f"{one['budget_used']:.1%}",
+            f"{one['budget_epsilon']:g}",
+            f"{one['runs_left']}",
             one["ledger"],
         )
     return table

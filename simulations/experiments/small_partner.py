@@ -46,7 +46,7 @@ def small_partner(
 ) -> list[SmallPartner]:
     """Run the experiment over the three public shops; `progress` is told each step."""
     plan, source = read_plan(plan_file)
-    shops = _shops(data, plan)
+    shops = shop_rows(data, plan)
     return [_one_shop(shop, shops, source, repetitions, progress) for shop in shops]
 
 
@@ -55,16 +55,18 @@ def public_size(customers: int) -> int:
     return -(-customers // 500) * 500
 
 
-def _shops(data: Path, plan: Plan) -> dict[str, tuple[Rows, Rows]]:
+def shop_rows(data: Path, plan: Plan) -> dict[str, tuple[Rows, Rows]]:
+    """Each public shop's training and held-out rows."""
     shops = {}
     with TemporaryDirectory() as home:
         for shop, settings in shop_sources(data).items():
             with open_source(settings, Path(home), today=date.today()) as source:
-                shops[shop] = _split(source.training_examples(plan, shop), plan)
+                shops[shop] = split_rows(source.training_examples(plan, shop), plan)
     return shops
 
 
-def _split(examples: Examples, plan: Plan) -> tuple[Rows, Rows]:
+def split_rows(examples: Examples, plan: Plan) -> tuple[Rows, Rows]:
+    """Training and held-out rows, the same at every repetition."""
     assert examples.labels is not None
     rows = Rows(examples.features, examples.labels)
     aside = held_out(examples.customer_ids, SPLIT_KEY, plan.evaluation.held_out)

@@ -135,7 +135,8 @@ def test_invite_join_confirm_and_list(coordinator: Coordinator, tmp_path: Path) 
     status = json.loads(succeeded(party(tmp_path / "bank", "status", "--format", "json")))
     assert (status["service_up"], status["supernode_up"]) == (False, False)
     assert (status["members"], status["members_confirmed"]) == (2, 2)
-    assert status["epsilon_left"] == status["epsilon_budget"] == 8.0
+    assert status["budget_used"] == 0
+    assert status["epsilon_budget"] == 8.0
 
 
 def test_plan_commands_name_what_is_wrong(coordinator: Coordinator, tmp_path: Path) -> None:
@@ -210,6 +211,57 @@ def test_commands_without_a_home_say_what_to_do(tmp_path: Path) -> None:
     failed(party(tmp_path / "p", "join", str(tmp_path / "missing")), 10, "cannot be read")
     failed(party(tmp_path / "p", "check"), 10, "events.parquet")
     failed(party(tmp_path / "p", "stop"), 25, "not running")
+
+
+def test_ledger_and_budget_commands_end_with_stable_exit_codes(tmp_path: Path) -> None:
+    home, plan = tmp_path / "p", tmp_path / "plan.toml"
+    plan.write_bytes(PLAN)
+    ask = ("budget", "plan", str(plan))
+    for command in (["ledger", "show"], ["ledger", "verify"], ["budget", "show"], ask):
+        failed(party(home, *command), 10, "init")
+    succeeded(party(home, "init", "--party", "p", "--public-size", "6000"))
+    for command in (["ledger", "show"], ["ledger", "verify"], ["budget", "show"], ask):
+        assert "Traceback" not in succeeded(party(home, *command))
+    failed(party(home, "ledger", "verify", "--known", "12"), 10, "POSITION:HASH")
+    failed(party(home, "ledger", "show", "--run", "none"), 10, "ledger show")
+    failed(party(home, "budget", "plan", str(tmp_path / "none")), 10, "cannot be read")
+    assert party(home, "budget", "plan").returncode == 2
+    assert party(home, "ledger", "export", "--format", "csv").returncode == 2
+    plan.write_bytes(PLAN + b"\nseed = 1\n")
+    failed(party(home, *ask), 11, "seed: unknown key")
+    plan.write_bytes(PLAN.replace(b"epsilon = 1.0", b"epsilon = 0.0"))
+    failed(party(home, *ask), 11, "privacy.epsilon")
+    plan.write_bytes(PLAN.replace(b"epsilon = 1.0", b"epsilon = 1.0\ndelta = 0.001"))
+    failed(party(home, *ask), 12, "privacy.delta is above")
+    ledger = home / "ledger.jsonl"
+    ledger.write_bytes(ledger.read_bytes().replace(b"8.0", b"9.0"))
+    plan.write_bytes(PLAN)
+    commands = (["ledger", "show"], ["ledger", "verify"], ["ledger", "export"], ["budget", "show"])
+    for command in (*commands, ask, ["status"]):
+        failed(party(home, *command), 21, "line 1")
+
+
+def test_check_counts_what_is_clamped_for_the_operator_alone(tmp_path: Path) -> None:
+    home = tmp_path / "p"
+    succeeded(party(home, "init", "--party", "p", "--public-size", "100"))
+    settings = home / "party.toml"
+    settings.write_text(settings.read_text().replace("events.parquet", "log.csv"))
+    (home / "log.csv").write_text(
+        "customer,time,amount\na,2024-05-01,60000\nb,2024-05-02,7\nb,2024-06-20,3\n"
+    )
+    found = json.loads(succeeded(party(home, "check", "--format", "json")))
+    assert found["eligible"] == 2
+    assert found["clamped"] == {"spend_90": 1, "spend_365": 1, "spend_per_day_365": 1}
+    assert "clamped values spend_90 1" in " ".join(succeeded(party(home, "check")).split())
+    plan = tmp_path / "plan.toml"
+    plan.write_bytes(PLAN.replace(b"2025-01-01", b"2024-06-01"))
+    shown = party(home, "check", "--plan", str(plan), "--format", "json")
+    assert json.loads(succeeded(shown))["clamped"] == {
+        "spend_90": 1,
+        "spend_365": 1,
+        "spend_per_day_365": 1,
+    }
+    failed(party(home, "check", "--plan", str(tmp_path / "none")), 10, "cannot be read")
 
 
 @pytest.mark.parametrize("which", ["control", "superlink"])

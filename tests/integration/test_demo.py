@@ -51,9 +51,11 @@ def test_demo_trains_both_plans_and_publishes(tmp_path: Path) -> None:
         ledger.verify()
         state = ledger.state()
         assert {run.state for run in state.runs.values()} == {"finished"}
-        ran = [one for run in state.runs.values() for _, one in run.intents]
+        ran = [one.mechanism for run in state.runs.values() for one in run.intents]
         printed = summary["parties"][party]["epsilon_spent"]
         assert epsilon(ran, state.cap_delta) == pytest.approx(printed, rel=1e-9)
+        assert summary["parties"][party]["budget_used"] == pytest.approx(state.cap.used(ran))
+        assert 0 < summary["parties"][party]["runs_left"] < 100
 
     for run in summary["runs"]:
         tag = {"churn": "churn_risk", "propensity": "purchase_propensity"}[

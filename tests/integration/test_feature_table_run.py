@@ -60,6 +60,7 @@ def write_table(home: Path, party: str, seed: int) -> SourceSettings:
         work = ["clerk", "nurse", "pilot", "miner"][rng.integers(4)]
         chance = 1 / (1 + np.exp(-(np.log1p(money) - 6) - (2 if work == "pilot" else -1)))
         lines.append(f"{party}-{number},{money:.2f},{work},{int(rng.random() < chance)}")
+    lines.append(f"{party}-rich,inf,pilot,1")  # beyond the contract's range: clamped and counted
     home.mkdir(parents=True)
     (home / "table.csv").write_text("\n".join(lines) + "\n")
     return SourceSettings(
@@ -114,6 +115,9 @@ def test_parties_train_on_their_own_tables(federation: Federation) -> None:
         for home in federation.homes.values()
     ]
     assert sum(one["joint_auc"] for one in reports) / len(reports) > 0.6
+    for home, report in zip(federation.homes.values(), reports, strict=True):
+        amounts = [float(row.split(",")[1]) for row in (home / "table.csv").read_text().split()[1:]]
+        assert report["clamped"] == {"balance": sum(amount > 5000 for amount in amounts)}
 
 
 def test_two_customers_with_one_id_are_refused_without_naming_them(

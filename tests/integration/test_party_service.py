@@ -10,10 +10,12 @@ import pytest
 from models.plan import parse_plan
 from party_client.federation import load_federation, save_federation
 from party_client.service import PartyService
+from privacy.accounting import epsilon
 from privacy.conversation import Conversation
 from privacy.errors import CohortError, ConfigError, PartyTimeout, RunStopped
 from privacy.identity import SigningKey, sign_plan
 from privacy.messages import (
+    HEAD_BYTES,
     REFUSAL,
     Abort,
     Acknowledged,
@@ -208,7 +210,7 @@ def test_an_operators_stop_ends_the_run(local: LocalRun) -> None:
         local.run()
 
 
-def test_a_service_that_restarts_mid_run_counts_what_it_reserved(local: LocalRun) -> None:
+def test_a_service_that_restarts_mid_run_counts_what_it_started(local: LocalRun) -> None:
     class Restarting(MemoryChannel):
         def exchange(self, frames: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
             envelope = read(next(iter(frames.values())), local.federation.coordinator.public)
@@ -221,8 +223,10 @@ def test_a_service_that_restarts_mid_run_counts_what_it_reserved(local: LocalRun
     with pytest.raises(CohortError, match="bank refused a message in phase round 2"):
         local.run()
     ledger = local.services["bank"].node.ledger
-    assert ledger.state().runs["run-1"].state == "failed"
-    assert ledger.spent() > 1.0
+    run, delta = ledger.state().runs["run-1"], ledger.state().cap_delta
+    assert run.state == "failed"
+    assert [one.round for one in run.intents] == [1]
+    assert ledger.spent() == epsilon([run.intents[0].mechanism], delta) > 0
 
 
 # A hostile coordinator ---------------------------------------------------------------------------
@@ -270,11 +274,12 @@ def test_every_flipped_byte_of_a_preflight_is_refused(local: LocalRun) -> None:
 
 def test_a_message_out_of_order_is_refused_and_changes_nothing(local: LocalRun) -> None:
     bank, talk = local.service("bank"), talk_with(local, "run-1", PLAN)
-    assert bank.answer(talk.say(TrainRound(confirmations={}, total=()), 1, begins=True)) == REFUSAL
+    early = TrainRound(confirmations={}, total=(), heads={})
+    assert bank.answer(talk.say(early, 1, begins=True)) == REFUSAL
     talk = talk_with(local, "run-1", PLAN)
     accepted = bank.answer(talk.say(preflight(local, "run-1", PLAN), 0, begins=True))
     assert talk.hear(accepted, Decision, 0, begins=False).accepted
-    skipping = talk.say(Evaluate(total=()), 0, begins=True)
+    skipping = talk.say(Evaluate(total=(), heads={}), 0, begins=True)
     assert bank.answer(skipping) == REFUSAL
     assert bank.node.ledger.state().runs["run-1"].intents == []
     assert bank._session is not None
@@ -305,7 +310,14 @@ def test_a_coordinator_cannot_speak_for_a_member(local: LocalRun) -> None:
             hashlib.sha256(PLAN).digest(),
             manifest_hash(local.federation.members),
         )
-        made_up = Decision(accepted=True, reason="", public_size=700, exchange_key=b"\x07" * 32)
+        made_up = Decision(
+            accepted=True,
+            reason="",
+            public_size=700,
+            exchange_key=b"\x07" * 32,
+            ledger_head=bytes(HEAD_BYTES),
+            known_heads={},
+        )
         decisions[party] = forged.say(made_up, 0, begins=True)
     assert bank.answer(talk.say(SealKeys(decisions=decisions), 0, begins=True)) == REFUSAL
 

@@ -108,7 +108,7 @@ def test_every_ledger_recomputes_to_the_epsilon_that_was_reported(local: LocalRu
         ledger = service.node.ledger
         ledger.verify()
         state = ledger.state()
-        spent = [one for run in state.runs.values() for _, one in run.intents]
+        spent = [one.mechanism for run in state.runs.values() for one in run.intents]
         assert epsilon(spent, state.cap_delta) == pytest.approx(ledger.spent(), rel=1e-9)
         assert ledger.spent() < sum(ledger.spent_by_run().values())
 

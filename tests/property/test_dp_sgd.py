@@ -1,164 +1,119 @@
-"""Sensitivity: adding any one customer to any batch moves the clipped sum by at most C."""
+"""Training: the loop around an engine. What an engine owes is in tests/contract."""
 
-import hashlib
+from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from opacus.grad_sample import GradSampleModule
-from torch import nn
 
-from models.families import build, start_parameters
+from models.families import network
 from models.plan import Model
-from privacy.dp_sgd import StepRule, clipped_sum, load_parameters, parameter_vector, train
+from privacy.dp_sgd import StepRule, train
 from privacy.errors import PrivacyError
+from privacy.factorised import FactorisedEngine
 from privacy.mechanism import SampledGaussian
 from privacy.randomness import generator
 
 WIDTH = 6
-PLAN_HASH = hashlib.sha256(b"plan").digest()
-FAMILIES = {
-    "logistic": Model(family="logistic"),
-    "mlp": Model(family="mlp", hidden=(5, 4)),
-}
-
-
-def module_at(family: str, seed: int) -> GradSampleModule:
-    model = build(FAMILIES[family], WIDTH, PLAN_HASH)
-    size = parameter_vector(model).size
-    load_parameters(model, np.random.default_rng(seed).normal(0, 2, size))
-    return GradSampleModule(model, loss_reduction="sum")
-
-
-def rows(count: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    rng = np.random.default_rng(seed)
-    features = rng.normal(0, rng.choice([0.1, 1, 30]), (count, WIDTH)).astype(np.float32)
-    return features, rng.integers(0, 2, count).astype(np.float32)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@given(st.integers(0, 12), st.integers(0, 10**6), st.sampled_from([1e-3, 0.5, 1.0, 10.0]))
-@settings(max_examples=30, deadline=None)
-def test_one_customer_moves_the_clipped_sum_by_at_most_the_norm(
-    family: str, count: int, seed: int, norm: float
-) -> None:
-    module = module_at(family, seed)
-    features, labels = rows(count + 1, seed)
-    without = clipped_sum(module, features[:-1], labels[:-1], norm)
-    with_one = clipped_sum(module, features, labels, norm)
-    assert np.linalg.norm(with_one - without) <= norm * (1 + 1e-6)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_clipped_sum_equals_a_loop_over_examples(family: str) -> None:
-    module = module_at(family, 3)
-    features, labels = rows(9, 3)
-    expected = np.zeros(sum(one.numel() for one in module.parameters()))
-    for x, y in zip(features, labels, strict=True):
-        module.zero_grad(set_to_none=True)
-        logit = module(torch.from_numpy(x[None]))
-        nn.functional.binary_cross_entropy_with_logits(
-            logit, torch.tensor([float(y)]), reduction="sum"
-        ).backward()
-        gradient = np.concatenate(
-            [one.grad.numpy().reshape(-1).astype(np.float64) for one in module.parameters()]
-        )
-        expected += gradient * min(1.0, 0.7 / np.linalg.norm(gradient))
-    assert np.allclose(clipped_sum(module, features, labels, 0.7), expected, atol=1e-5)
-
-
-def test_a_row_whose_gradient_overflows_moves_nothing_and_is_not_told() -> None:
-    module = module_at("mlp", 1)
-    features, labels = rows(6, 1)
-    without = clipped_sum(module, features[:-1], labels[:-1], 1.0)
-    features[-1] = 3e38
-    with_one = clipped_sum(module, features, labels, 1.0)
-    assert np.isfinite(with_one).all()
-    assert np.linalg.norm(with_one - without) <= 1.0 + 1e-6
+LOGISTIC = network(Model(), WIDTH)
+START = np.zeros(LOGISTIC.parameters_count)
+CLIPPING_NORM = 1.0
 
 
 def rule(**changes: float) -> StepRule:
-    return StepRule(**{"batch_size": 10, "clipping_norm": 1.0, "learning_rate": 0.5, **changes})
+    values = {"batch_size": 10, "clipping_norm": CLIPPING_NORM, "learning_rate": 0.5}
+    return StepRule(**{**values, **changes})
+
+
+class Recorded:
+    """An engine whose sums are given; it keeps what it was asked."""
+
+    def __init__(self, sums: NDArray[np.float64], rows: int = 5) -> None:
+        self._sums, self.rows = list(sums), rows
+        self.seen: list[NDArray[np.float64]] = []
+
+    def clipped_sum(
+        self, parameters: NDArray[np.float64], chosen: NDArray[np.int64], clipping_norm: float
+    ) -> NDArray[np.float64]:
+        self.seen.append(parameters.copy())
+        assert clipping_norm == CLIPPING_NORM
+        return self._sums.pop(0)
 
 
 def test_an_empty_table_still_steps_on_noise() -> None:
-    model = build(FAMILIES["logistic"], WIDTH, PLAN_HASH)
-    start = start_parameters(FAMILIES["logistic"], WIDTH, PLAN_HASH)
-    end = train(
-        model,
-        start,
-        np.zeros((0, WIDTH), dtype=np.float32),
-        np.zeros(0, dtype=np.float32),
-        SampledGaussian(0.1, 2.0, 3),
-        rule(),
-        generator(b"n" * 32),
-    )
-    assert np.all(end != start)
+    empty = np.zeros((0, WIDTH), dtype=np.float32), np.zeros(0, dtype=np.float32)
+    engine = FactorisedEngine(LOGISTIC, *empty)
+    end = train(engine, START, SampledGaussian(0.1, 2.0, 3), rule(), generator(b"n" * 32))
+    assert np.all(end != START)
 
 
 def test_training_learns_where_noise_is_small() -> None:
     rng = np.random.default_rng(0)
     features = rng.uniform(0, 1, (2000, WIDTH)).astype(np.float32)
     labels = (features[:, 0] > 0.5).astype(np.float32)
-    model = build(FAMILIES["logistic"], WIDTH, PLAN_HASH)
-    end = train(
-        model,
-        start_parameters(FAMILIES["logistic"], WIDTH, PLAN_HASH),
-        features,
-        labels,
-        SampledGaussian(0.2, 0.3, 60),
-        rule(batch_size=400, learning_rate=4.0),
-        generator(b"l" * 32),
-    )
+    engine = FactorisedEngine(LOGISTIC, features, labels)
+    mechanism = SampledGaussian(0.2, 0.3, 60)
+    steps = rule(batch_size=400, learning_rate=4.0)
+    end = train(engine, START, mechanism, steps, generator(b"l" * 32))
     assert end[0] > 5 * np.abs(end[1:WIDTH]).max()
 
 
-def test_a_model_that_mixes_rows_is_refused() -> None:
-    class Mixing(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.norm, self.last = nn.BatchNorm1d(WIDTH), nn.Linear(WIDTH, 1)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.last(self.norm(x)).squeeze(1)
-
-    with pytest.raises(PrivacyError, match="BatchNorm"):
-        run_once(Mixing(), *rows(4, 0))
-
-
-def test_a_loss_with_a_second_dimension_is_refused() -> None:
-    with pytest.raises((PrivacyError, ValueError), match=r"one-dimensional|size"):
-        run_once(nn.Linear(WIDTH, 1), *rows(4, 0))
-
-
-def run_once(
-    model: nn.Module, features: NDArray[np.float32], labels: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    start = parameter_vector(model)
-    mechanism = SampledGaussian(1.0, 1.0, 1)
-    return train(model, start, features, labels, mechanism, rule(), generator(b"x" * 32))
+@given(st.integers(1, 12), st.sampled_from([0.0, 0.1, 0.5, 0.75, 1.0]), st.sampled_from([0.0, 0.9]))
+@settings(max_examples=30, deadline=None)
+def test_the_result_averages_the_last_share_of_the_iterates(
+    steps: int, tail: float, momentum: float
+) -> None:
+    sums = np.random.default_rng(steps).normal(0, 1, (steps, 3))
+    mechanism = SampledGaussian(0.5, 1.0, steps)
+    engine = Recorded(sums)
+    plain = rule(momentum=momentum)
+    last = train(engine, np.zeros(3), mechanism, plain, generator(b"t" * 32))
+    iterates = np.array([*engine.seen[1:], last])
+    averaged = train(
+        Recorded(sums),
+        np.zeros(3),
+        mechanism,
+        rule(momentum=momentum, tail=tail),
+        generator(b"t" * 32),
+    )
+    count = max(1, math.ceil(tail * steps))
+    assert np.allclose(averaged, iterates[-count:].mean(axis=0), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_features_that_are_not_finite_are_refused(bad: float) -> None:
-    features, labels = rows(4, 0)
-    features[2, 3] = bad
-    with pytest.raises(PrivacyError, match="not finite"):
-        run_once(build(FAMILIES["logistic"], WIDTH, PLAN_HASH), features, labels)
+def test_the_step_divides_by_the_public_batch_size_and_decays_by_l2() -> None:
+    """With next to no noise: w - rate * (sum / B + l2 * w), whatever was sampled."""
+    start = np.array([2.0, -1.0])
+    engine = Recorded(np.array([[0.5, 0.25]]))
+    tiny = SampledGaussian(0.5, 1e-9, 1)
+    end = train(engine, start, tiny, rule(batch_size=4, l2=0.1), generator(b"s" * 32))
+    assert np.allclose(end, start - 0.5 * (np.array([0.5, 0.25]) / 4 + 0.1 * start), atol=1e-6)
 
 
-def test_labels_other_than_zero_and_one_are_refused() -> None:
-    features, labels = rows(4, 0)
-    with pytest.raises(PrivacyError, match="0 or 1"):
-        run_once(build(FAMILIES["logistic"], WIDTH, PLAN_HASH), features, labels + 0.5)
+def test_training_leaves_the_parameters_it_starts_from_as_they_are() -> None:
+    start = np.ones(2)
+    train(
+        Recorded(np.ones((2, 2))), start, SampledGaussian(0.5, 1.0, 2), rule(), generator(b"k" * 32)
+    )
+    assert np.array_equal(start, np.ones(2))
 
 
-def test_all_parties_start_from_the_same_public_parameters() -> None:
-    first, second = (start_parameters(FAMILIES["mlp"], WIDTH, PLAN_HASH) for _ in range(2))
-    other = start_parameters(FAMILIES["mlp"], WIDTH, hashlib.sha256(b"other").digest())
-    assert np.array_equal(first, second)
-    assert not np.array_equal(first, other)
-    assert not start_parameters(FAMILIES["logistic"], WIDTH, PLAN_HASH).any()
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tail": 1.1},
+        {"tail": -0.1},
+        {"batch_size": 0},
+        {"batch_size": 2**21 + 1},
+        {"clipping_norm": 0.0},
+        {"clipping_norm": math.inf},
+        {"learning_rate": 0.0},
+        {"momentum": 1.0},
+    ],
+)
+def test_a_rule_outside_its_domain_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(PrivacyError, match=next(iter(wrong))):
+        rule(**wrong)

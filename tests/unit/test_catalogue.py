@@ -18,7 +18,7 @@ from models.catalogue import (
     feature_sql,
     input_width,
 )
-from models.features import FeatureColumn, scale, scale_number
+from models.features import FeatureColumn, outside_ranges, scale, scale_number
 from models.plan import parse_plan
 from privacy.errors import DataError, PlanError
 
@@ -174,6 +174,21 @@ def test_an_own_contract_scales_numbers_and_spreads_categories() -> None:
         "plan": np.array(["gold", "unheard-of", None], dtype=object),
     }
     assert scale(columns, raw).tolist() == [[0, 0, 1], [1, 0, 0], [0.5, 0, 0]]
+
+
+def test_what_lies_outside_its_public_range_is_clamped_and_counted_by_column() -> None:
+    columns = (
+        FeatureColumn(name="age", low=20, high=120, missing=500),
+        FeatureColumn(name="visits", high=10),
+        FeatureColumn(name="plan", kind="category", categories=("basic", "gold")),
+    )
+    raw = {
+        "age": np.array([20.0, 500.0, np.nan, -np.inf, np.inf, 19.99, 120.0]),
+        "visits": np.zeros(7),
+        "plan": np.array([None, "unheard-of", "gold", "gold", "gold", "gold", "gold"]),
+    }
+    assert outside_ranges(columns, raw) == {"age": 4}
+    assert scale(columns, raw)[:, 0].tolist() == [0, 1, 1, 0, 1, 0, 1]
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -7,7 +8,9 @@ from privacy.errors import PrivacyError
 from privacy.mechanism import (
     GRID_BITS,
     Gaussian,
+    Mechanism,
     SampledGaussian,
+    Unrecorded,
     gradient_mechanism,
     mechanism_from_data,
     sensitivity_slack,
@@ -28,6 +31,13 @@ def test_sample_rate_is_batch_over_public_size_without_rounding_to_rows() -> Non
 def test_a_tiny_party_still_samples() -> None:
     mechanism, batch = gradient_mechanism(0.001, 10, 1.0, 1)
     assert (batch, mechanism.sample_rate) == (1, 0.1)
+
+
+def test_a_batch_larger_than_the_public_size_is_refused() -> None:
+    with pytest.raises(PrivacyError, match="sample_rate"):
+        gradient_mechanism(1.01, 1000, 1.0, 10)
+    with pytest.raises(PrivacyError, match="public_size"):
+        gradient_mechanism(0.5, 0, 1.0, 10)
 
 
 def test_samples_have_binomial_size_and_no_repeats() -> None:
@@ -76,9 +86,19 @@ def test_service_entropy_never_repeats() -> None:
     assert len({system_entropy("same label") for _ in range(100)}) == 100
 
 
-@pytest.mark.parametrize("mechanism", [SampledGaussian(0.1, 1.5, 7), Gaussian(3.0, 1.0)])
-def test_mechanisms_survive_the_ledger(mechanism: SampledGaussian | Gaussian) -> None:
-    assert mechanism_from_data(mechanism.as_data()) == mechanism
+@pytest.mark.parametrize(
+    "mechanism",
+    [SampledGaussian(0.1, 1.5, 7), Gaussian(3.0, 1.0), Unrecorded((0.1, 0.25, 1e-17))],
+)
+def test_mechanisms_survive_the_ledger(mechanism: Mechanism) -> None:
+    data = json.loads(json.dumps(mechanism.as_data()))
+    assert mechanism_from_data(data) == mechanism
+    assert hash(mechanism_from_data(data)) == hash(mechanism)
+
+
+def test_what_a_ledger_lost_is_no_event() -> None:
+    with pytest.raises(PrivacyError, match="curve only"):
+        Unrecorded((0.1,)).event()
 
 
 @pytest.mark.parametrize(
@@ -87,6 +107,12 @@ def test_mechanisms_survive_the_ledger(mechanism: SampledGaussian | Gaussian) ->
         {"mechanism": "laplace", "scale": 1.0},
         {"mechanism": "gaussian", "noise": 1.0},
         {"mechanism": "gaussian", "noise_multiplier": 0.0},
+        {"mechanism": "gaussian", "noise_multiplier": 1.0, "rdp": [0.1]},
+        {"mechanism": "unrecorded", "rdp": []},
+        {"mechanism": "unrecorded", "rdp": [0.1, -0.1]},
+        {"mechanism": "unrecorded", "rdp": [float("inf")]},
+        {"mechanism": "unrecorded", "rdp": ["0.1"]},
+        {"mechanism": "unrecorded", "rdp": 0.1},
         {"mechanism": "sampled_gaussian", "sample_rate": 2.0, "noise_multiplier": 1, "steps": 1},
         {"mechanism": "sampled_gaussian", "sample_rate": 0.1, "noise_multiplier": 1, "steps": 0},
         {},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,13 @@ import pytest
 from models.plan import Plan, parse_plan
 from party_client import policy as rules
 from party_client.policy import Policy, check, default_policy_text, load_policy, parse_policy
+from privacy.budget import Limit
 from privacy.errors import ConfigError, PolicyRefusal
 
 REQUESTER = "ab12-cd34-ef56-7890-abcd"
 DEFAULT = default_policy_text([REQUESTER], 6000)
+LIMIT = "# [[budget.limit]]"  # where the changes below put a sub-limit of their own
+ONE = 'name = "a"\nepsilon = 1.0\n'
 PLAN = """
 format = 1
 name = "churn-180"
@@ -70,6 +74,10 @@ def refused(
     return caught.value.reason
 
 
+def refusals(given: Policy, asked: Plan) -> tuple[PolicyRefusal, ...]:
+    return rules.plan_refusals(given, asked, party="bank", public_size=6000)
+
+
 def test_the_default_policy_accepts_an_ordinary_plan_of_a_listed_requester() -> None:
     judge(policy(), plan())
     judge(policy(), plan(('groups = ["hours"]', "groups = []")))
@@ -117,8 +125,44 @@ def test_a_delta_above_the_budgets_is_refused() -> None:
     strict = policy((f"delta = {1 / 60_000}", "delta = 1e-6"))
     assert refused(strict, plan()) == rules.EPSILON
     judge(strict, plan(("epsilon = 1.0", "epsilon = 1.0\ndelta = 1e-6")))
-    # A plan never runs at more than 1 / (10 * N^), whatever it names.
-    judge(policy(), plan(("epsilon = 1.0", "epsilon = 1.0\ndelta = 0.001")))
+
+
+def test_a_delta_above_one_in_ten_public_sizes_is_refused_and_not_lowered_in_silence() -> None:
+    highest = 1 / 60_000
+    judge(policy(), plan(("epsilon = 1.0", f"epsilon = 1.0\ndelta = {highest!r}")))
+    above = plan(("epsilon = 1.0", f"epsilon = 1.0\ndelta = {highest * (1 + 1e-15)!r}"))
+    with pytest.raises(PolicyRefusal, match=r"1 / \(10 \* public_size\)") as caught:
+        judge(policy(), above)
+    assert caught.value.reason == rules.EPSILON
+    # The bound that the refusal names is one that is then accepted.
+    named = re.search(r"which is (\S+) at this party", str(caught.value))
+    assert named is not None
+    judge(policy(), plan(("epsilon = 1.0", f"epsilon = 1.0\ndelta = {named[1]}")))
+
+
+def test_everything_that_the_plans_own_text_rules_out_is_named_at_once() -> None:
+    strict = policy(
+        ('purposes = ["retention", "marketing"]', "purposes = []"),
+        ('tasks = ["churn", "propensity"]', "tasks = []"),
+        ('families = ["logistic", "mlp"]', "families = []"),
+        ("max_epsilon_per_run = 2.0", "max_epsilon_per_run = 1.0"),
+        ('["churn_risk", "purchase_propensity"]', "[]"),
+        ('"hours", ', ""),
+    )
+    reasons = [one.reason for one in refusals(strict, plan())]
+    wanted = [rules.PURPOSE, rules.TASK, rules.FEATURES, rules.FAMILY, rules.EPSILON, rules.TAGS]
+    assert reasons == wanted
+    assert refused(strict, plan()) == rules.PURPOSE
+    assert refusals(policy(), plan()) == ()
+
+
+def test_a_plans_cohort_is_judged_at_its_best() -> None:
+    named = ('parties = ["bank", "retailer", "shop"]', 'parties = ["shop", "retailer", "telco"]')
+    assert [one.reason for one in refusals(policy(), plan(named))] == [rules.COHORT]
+    large = policy(("minimum_cohort = 3", "minimum_cohort = 4"))
+    assert [one.reason for one in refusals(large, plan())] == [rules.COHORT]
+    anybody = plan(('parties = ["bank", "retailer", "shop"]', ""))
+    assert refusals(large, anybody) == ()
 
 
 def test_a_plan_that_does_not_name_this_party_is_refused() -> None:
@@ -139,6 +183,19 @@ def test_two_parties_need_the_consent_of_both_policy_and_plan() -> None:
     assert refused(policy(small), two, cohort=2) == rules.TWO_PARTY
     assert refused(accepting, plan(), cohort=2) == rules.COHORT
     assert refused(policy(), two, cohort=2) == rules.COHORT
+
+
+def test_sub_limits_are_read_and_the_default_policys_example_is_one_once_uncommented() -> None:
+    assert policy().budget.limits == ()
+    start = DEFAULT.index(LIMIT)
+    example = re.sub(r"^# ", "", DEFAULT[start:], flags=re.MULTILINE)
+    assert parse_policy(DEFAULT[:start] + example).budget.limits == (
+        Limit("marketing per quarter", 3.0, purpose="marketing", window="quarter"),
+    )
+    other = ONE.replace('"a"', '"b"')
+    two = policy((LIMIT, f"[[budget.limit]]\n{ONE}[[budget.limit]]\n{other}"))
+    assert [one.name for one in two.budget.limits] == ["a", "b"]
+    assert two.budget.limits[0] == Limit("a", 1.0, None, None, "lifetime")
 
 
 TABLE = (
@@ -171,14 +228,24 @@ def test_a_feature_table_is_opened_column_by_column(columns: str, accepted: bool
         (("max_epsilon_per_run = 2.0", ""), "max_epsilon_per_run"),
         (("minimum_cohort = 3", "minimum_cohort = 1"), "minimum_cohort"),
         (('approval = "automatic"', 'approval = "person"'), "approval"),
+        ((LIMIT, 'name = "a"\nepsilon = 0.0'), r"budget\.limit\.0\.epsilon"),
+        ((LIMIT, 'name = "a"'), r"budget\.limit\.0\.epsilon: Field required"),
+        ((LIMIT, "epsilon = 1.0"), r"budget\.limit\.0\.name"),
+        ((LIMIT, 'name = "a"\nepsilon = 1.0\nwindow = "week"'), r"budget\.limit\.0\.window"),
+        ((LIMIT, 'name = "a"\nepsilon = 1.0\nmodel = "p"'), r"limit\.0\.model: unknown key"),
+        ((LIMIT, 'name = "a"\nepsilon = 1.0\npurpose = "resale"'), "would limit nothing"),
+        ((LIMIT, ONE + "[[budget.limit]]\n" + ONE), "every name once"),
         (('"hours"', '"hour"'), "feature_groups: unknown name"),
         (('"churn_risk"', '"religion"'), "tags: unknown name"),
         (("format = 1", "format = "), "not valid TOML"),
     ],
 )
 def test_a_wrong_policy_names_its_key(change: tuple[str, str], words: str) -> None:
+    old, new = change
+    if old == LIMIT:
+        new = f"[[budget.limit]]\n{new}"
     with pytest.raises(ConfigError, match=words):
-        policy(change)
+        policy((old, new))
 
 
 def test_a_policy_file_is_read_and_a_missing_one_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 import runpy
+import struct
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,20 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from models.plan import parse_plan, plan_digest
 from models.training import held_out
 from privacy import errors
 from privacy import messages as m
+from privacy.accounting import ORDERS
 from privacy.conversation import Conversation
 from privacy.encryption import SLOTS, RunKey, confirmation_tag, open_sealed
 from privacy.hash_chain import HashChain
 from privacy.identity import SigningKey, fingerprint, sign_plan, verify_plan
 from privacy.key_agreement import SharedKeys, agreement_hash, pair_keys, seal_run_key, shared_keys
-from privacy.ledger import Ledger
+from privacy.ledger import Ledger, LedgerPosition
+from privacy.ledger_heads import open_head, read_head, sign_head
 from privacy.masking import MaskLabel, mask, uniform_words
 from privacy.mechanism import Gaussian, SampledGaussian, gradient_mechanism, mechanism_from_data
 from privacy.packing import DeltaCode, pack_counts, pack_fields, unpack_counts, unpack_fields
@@ -307,3 +311,41 @@ def test_ledger_lines(tmp_path: Path) -> None:
     assert Ledger(written("lines")).verify().hash == previous
     with pytest.raises(errors.LedgerError, match="line 2"):
         Ledger(written("altered")).verify()
+
+
+def test_ledger_heads() -> None:
+    known, local_key = V["ledger_heads"], V["ledger_heads"]["local_key"]
+    said, frame = known["head"], known["frame"]
+    assert known["orders"] == list(ORDERS)
+    moment = datetime.fromisoformat(said["time"])
+    curve = tuple(said["rdp"])
+    at = LedgerPosition(said["position"], said["hash"], moment, curve)
+    names = {name: said[name] for name in ("party", "run", "round_number")}
+    made = sign_head(KEYS["bank"], local_key, at, **names, entropy=lambda label: said["nonce"])
+    assert made == frame
+    assert len(frame) == m.HEAD_BYTES
+    head = read_head(frame, "bank", KEYS["bank"].public)
+    assert (head.party, head.run, head.round) == tuple(names.values())
+    assert open_head(head, local_key) == at
+
+
+def test_ledger_heads_by_struct_and_cryptography_alone() -> None:
+    known, said = V["ledger_heads"], V["ledger_heads"]["head"]
+    public = said["party"].encode().ljust(31, b"\0") + said["run"].encode().ljust(63, b"\0")
+    public += struct.pack(">IQ", said["round_number"], said["position"])
+    public += bytes.fromhex(said["hash"])
+    microseconds = round(datetime.fromisoformat(said["time"]).timestamp() * 1_000_000)
+    numbers = [*said["rdp"], *[0.0] * (32 - len(said["rdp"]))]
+    secret = struct.pack(">q32d", microseconds, *numbers)
+    domain = b"fedtags ledger head 1\0"
+    key = hkdf(known["local_key"], domain + cbor2.dumps(known["orders"], canonical=True))
+    content = public + said["nonce"] + AESGCM(key).encrypt(said["nonce"], secret, public)
+    signer = Ed25519PrivateKey.from_private_bytes(WHO["secrets"]["bank"])
+    assert signer.sign(domain + content) + content == known["frame"]
+
+
+def test_broken_ledger_heads_raise_the_named_error() -> None:
+    for one in V["ledger_heads"]["broken"]:
+        with pytest.raises(getattr(errors, one["error"])) as caught:
+            read_head(one["frame"], "bank", KEYS["bank"].public)
+        assert type(caught.value).__name__ == one["error"], one["name"]

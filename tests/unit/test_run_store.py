@@ -171,7 +171,9 @@ def test_an_end_stays(store: RunStore) -> None:
 
 def test_outcome_comes_back_as_plain_values(store: RunStore) -> None:
     create(store)
-    outcome = RunOutcome(("bank", "shop"), {"late": "budget"}, (1, 2), 0.75, 0.02, None)
+    figures = (0.75, 0.02, None)
+    heads = {"bank": b"\x01\xff"}
+    outcome = RunOutcome(("bank", "shop"), {"late": "budget"}, (1, 2), *figures, heads)
     store.finish("run-1", outcome)
     record = store.get("run-1")
     assert record.state == "finished"
@@ -183,6 +185,7 @@ def test_outcome_comes_back_as_plain_values(store: RunStore) -> None:
         "auc": 0.75,
         "auc_standard_error": 0.02,
         "calibration": None,
+        "ledger_heads": {"bank": "01ff"},
     }
 
 

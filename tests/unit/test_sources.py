@@ -102,6 +102,38 @@ def test_every_bad_row_is_counted_under_its_reason_and_written_aside(tmp_path: P
     }
 
 
+def test_values_outside_their_public_range_are_counted_for_the_operator(tmp_path: Path) -> None:
+    # Each bought for more in 30 days than spend_30 allows; only b's money is within spend_365.
+    log = "who,at,sum\na,2024-06-01,60000\nb,2024-06-02,6000\na,2024-07-05,3\n"
+    with opened(tmp_path, log) as source:
+        found = source.check()
+        asked = source.check(plan(), "bank")
+        training = source.training_examples(plan(), "bank")
+    assert found.eligible == asked.eligible == 2
+    assert found.clamped == {"spend_90": 1, "spend_365": 1, "spend_per_day_365": 2}
+    per_plan = {"spend_30": 2, "spend_90": 1, "spend_365": 1, "spend_per_day_365": 2}
+    assert asked.clamped == training.clamped == per_plan
+
+
+def test_a_feature_table_has_public_ranges_only_with_a_plan(tmp_path: Path) -> None:
+    asked = parse_plan(
+        b"""
+format = 1
+name = "p"
+purpose = "x"
+task = { kind = "label", label = "left" }
+privacy = { epsilon = 1.0 }
+features = { columns = [{ name = "age", low = 18, high = 99 }] }
+"""
+    )
+    table = "who,age,left\na,17,0\nb,inf,1\nc,99,0\nd,,1\ne,old,1\n"
+    with opened(tmp_path, table, kind="table", columns={"customer": "who"}) as source:
+        assert (source.check().eligible, source.check().clamped) == (None, None)
+        found = source.check(asked, "bank")
+    assert (found.eligible, found.clamped) == (4, {"age": 2})
+    assert found.rejected == {"unparsable_number": 1}
+
+
 def test_today_still_counts_and_tomorrow_lies_in_the_future(tmp_path: Path) -> None:
     found = report(tmp_path, GOOD + "a,2025-01-01 23:59:59,1\na,2025-01-02 00:00:00,1\n")
     assert found.rejected == {"future_time": 1}

@@ -7,6 +7,7 @@ a new version; only `releases` may also move with NumPy. Bytes are {"hex": "..."
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -22,11 +23,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from models.plan import plan_digest
 from models.training import held_out
 from privacy import messages as m
+from privacy.accounting import ORDERS
 from privacy.conversation import Conversation
 from privacy.encryption import MODULUS, SLOTS, RunKey, confirmation_tag, seal_to
 from privacy.identity import SigningKey, fingerprint, sign_plan
 from privacy.key_agreement import SharedKeys, agreement_hash, pair_keys
-from privacy.ledger import Ledger
+from privacy.ledger import Ledger, LedgerPosition
+from privacy.ledger_heads import sign_head
 from privacy.masking import MaskLabel, derive, exchange_public, mask, uniform_words
 from privacy.mechanism import Gaussian, gradient_mechanism
 from privacy.packing import DeltaCode, pack_counts, pack_fields, unpack_counts, unpack_fields
@@ -48,6 +51,8 @@ REQUEST = sign_plan(KEYS["requester"], RUN, PLAN)
 PLAN_HASH = bytes.fromhex(plan_digest(PLAN))
 RUN_KEY = bytes(range(64))  # stands for TenSEAL's serialised key, which is random and 62 kB long
 WORDS = 8
+LOCAL_KEY = bytes([14]) * 32
+MOMENT = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def plain(value: Any) -> Any:
@@ -68,6 +73,48 @@ def identities() -> dict[str, Any]:
     plan = {"run": RUN, "plan": PLAN, "plan_digest": plan_digest(PLAN), "plan_signature": REQUEST}
     cohort = {"cohort": COHORT, "manifest_hash": MANIFEST}
     return {"secrets": SECRETS, "public": public, "fingerprints": shown, **plan, **cohort}
+
+
+def head_of(party: str, round_number: int) -> tuple[dict[str, Any], bytes]:
+    """What a party's ledger head says in that round, and its frame."""
+    hashed = hashlib.sha256(f"{party} {round_number}".encode()).hexdigest()
+    curve = tuple(order / 64 for order in ORDERS)
+    at = LedgerPosition(10 + round_number, hashed, MOMENT, curve)
+    nonce = bytes([round_number]) * 32
+    said = {"party": party, "run": RUN, "round_number": round_number}
+    frame = sign_head(KEYS[party], LOCAL_KEY, at, **said, entropy=lambda label: nonce)
+    return {**said, **at.__dict__, "time": MOMENT.isoformat(), "nonce": nonce[:12]}, frame
+
+
+def ledger_heads() -> dict[str, Any]:
+    """Signed heads, and bytes that are none of the bank's."""
+    said, frame = head_of("bank", 3)
+    content = frame[m.SIGNATURE_BYTES :]
+    domain = b"fedtags ledger head 1\0"
+
+    def signed(data: bytes, prefix: bytes = domain) -> bytes:
+        return KEYS["bank"].sign(prefix + data) + data
+
+    broken = {
+        "cut by one byte": ("ProtocolError", frame[:-1]),
+        "longer by one byte": ("ProtocolError", frame + b"\0"),
+        "of the shop": ("SignatureError", head_of("shop", 3)[1]),
+        "signed as a message": ("SignatureError", signed(content, DOMAIN)),
+        "another party's name": ("ProtocolError", signed(b"shop" + content[4:])),
+        "no party's name": ("ProtocolError", signed(bytes(31) + content[31:])),
+        "a run id that is a path": ("ProtocolError", signed(content[:31] + b"../" + content[34:])),
+    }
+    for at in (0, 64, 200, len(frame) - 1):
+        flipped = frame[:at] + bytes([frame[at] ^ 1]) + frame[at + 1 :]
+        broken[f"byte {at} flipped"] = ("SignatureError", flipped)
+    listed = [{"name": n, "error": e, "frame": f} for n, (e, f) in broken.items()]
+    return {
+        "local_key": LOCAL_KEY,
+        "orders": ORDERS,
+        "head": said,
+        "frame": frame,
+        "broken": listed,
+    }
 
 
 def exchanges() -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, bytes]]:
@@ -93,10 +140,12 @@ def exchanges() -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, bytes]]
     ask = m.Preflight(plan=PLAN, requester=requester, requester_signature=REQUEST, cohort=COHORT)
     offers = {name: exchange_public(secret) for name, secret in EXCHANGE_SECRETS.items()}
     decisions: dict[str, bytes] = {}
+    heads = [{party: head_of(party, number)[1] for party in PARTIES} for number in range(4)]
     for party in PARTIES:
         sides[party] = (side("coordinator", party), side(party, "coordinator"))
-        yes = m.Decision(accepted=True, reason="", public_size=900, exchange_key=offers[party])
-        decisions[party] = swap(party, ask, yes)
+        yes = {"accepted": True, "reason": "", "public_size": 900, "exchange_key": offers[party]}
+        shown = {"ledger_head": heads[0][party], "known_heads": {"shop": heads[3]["shop"]}}
+        decisions[party] = swap(party, ask, m.Decision.model_validate({**yes, **shown}))
 
     agreement = agreement_hash(MANIFEST, PLAN_HASH, RUN, decisions)
     pairs = {me: pair_keys(me, EXCHANGE_SECRETS[me], offers, agreement) for me in PARTIES}
@@ -107,10 +156,13 @@ def exchanges() -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, bytes]]
     one, two = bytes(range(48)), bytes(range(48, 96))  # a real one is a 65 kB ciphertext
     seals = swap("bank", m.SealKeys(decisions=decisions), m.KeySeal(sealed=sealed))
     confirmed = swap("bank", m.ConfirmKeys(seals={"bank": seals}), m.KeyConfirm(tag=tag))
-    first_round = m.TrainRound(confirmations={"bank": confirmed}, total=())
-    swap("bank", first_round, m.Update(ciphertexts=(one, two)), 1)
-    swap("bank", m.Evaluate(total=(one,)), m.EvaluationUpdate(ciphertexts=(two,)))
-    swap("bank", m.Publish(total=(two,)), m.Receipt(evaluation=(3, -2, 0, 2**40, -(2**40))))
+    first_round = m.TrainRound(confirmations={"bank": confirmed}, total=(), heads={})
+    own = [one["bank"] for one in heads]
+    swap("bank", first_round, m.Update(ciphertexts=(one, two), ledger_head=own[1]), 1)
+    evaluated = m.EvaluationUpdate(ciphertexts=(two,), ledger_head=own[2])
+    swap("bank", m.Evaluate(total=(one,), heads=heads[1]), evaluated)
+    receipt = m.Receipt(evaluation=(3, -2, 0, 2**40, -(2**40)), ledger_head=own[3])
+    swap("bank", m.Publish(total=(two,), heads=heads[2]), receipt)
     swap("bank", m.Abort(reason="RunStopped"), m.Acknowledged())
     secrets = {"exchange_secrets": EXCHANGE_SECRETS, "exchange_public": offers}
     sealing = {"run_key": RUN_KEY, "seal_keys": seal_keys, "sealed": sealed, "confirmation": tag}
@@ -180,14 +232,15 @@ def releases() -> dict[str, Any]:
 
 def ledger() -> dict[str, Any]:
     """A ledger's first lines, one second apart."""
-    now, spend = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC), [Gaussian(8.0)]
-    times = (now + timedelta(seconds=number) for number in count())
+    spend = [Gaussian(8.0)]
+    times = (MOMENT + timedelta(seconds=number) for number in count())
     start = {"party": "bank", "code_version": "1", "cap_epsilon": 3.0, "cap_delta": 1e-5}
     with TemporaryDirectory() as folder:
         path = Path(folder) / "ledger.jsonl"
         book = Ledger.create(path, **start, clock=lambda: next(times))
         book.amend(cap_epsilon=4.0, cap_delta=1e-5)
-        book.reserve(RUN, plan_digest=plan_digest(PLAN), purpose="marketing", mechanisms=spend)
+        plan = {"plan": "churn", "plan_digest": plan_digest(PLAN), "purpose": "marketing"}
+        book.reserve(RUN, **plan, mechanisms=spend, valid_for=timedelta(hours=1))
         lines = path.read_text().splitlines()
     return {"lines": lines, "altered": [lines[0], lines[1].replace("4.0", "9.0"), lines[2]]}
 
@@ -219,8 +272,8 @@ def broken(good: bytes) -> list[dict[str, Any]]:
     changes: dict[str, dict[str, Any]] = {
         "unknown field in the envelope": {"seed": 1},
         "unknown field in the body": {"body": {**content["body"], "seed": 1}},
-        "version 2": {"version": 2},
-        "version as text": {"version": "1"},
+        "version 1": {"version": 1},
+        "version as text": {"version": "2"},
         "run id of 64 letters": {"run": "a" * 64},
         "run id that is a path": {"run": "../run"},
         "manifest of 31 bytes": {"manifest": content["manifest"][:31]},
@@ -241,7 +294,8 @@ def document() -> bytes:
     data |= {"frames": frames, "decisions": decisions, "key_agreement": keys}
     data |= {"masks": masks(keys["pair_keys"]), "packing": packing(), "releases": releases()}
     data["held_out"] = {"local_key": key, "customers": customers, "held_out": aside}
-    data |= {"ledger": ledger(), "broken_frames": broken(frames[0]["frame"])}
+    data |= {"ledger": ledger(), "ledger_heads": ledger_heads()}
+    data |= {"broken_frames": broken(frames[0]["frame"])}
     return (json.dumps(plain(data), indent=1) + "\n").encode()
 
 

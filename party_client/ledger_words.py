@@ -1,0 +1,150 @@
+"""A ledger in plain words: what each entry says, what each run is charged, and how it stands.
+
+Pure: from verified entries and their state to values that a table or JSON shows. Every epsilon is
+for one customer at one party, add/remove adjacency, at the ledger's delta.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from privacy.accounting import epsilon
+from privacy.errors import ConfigError
+from privacy.hash_chain import TORN, Entry
+from privacy.ledger_state import LedgerState, RunState
+from privacy.mechanism import Mechanism, SampledGaussian, mechanism_from_data
+
+LEDGER = "ledger"  # stands in for a run's name where an entry is about the ledger itself
+
+
+@dataclass(frozen=True)
+class Line:
+    """One entry. `line`: its number in the file; `status`: what became of what it charges."""
+
+    line: int
+    time: datetime
+    run: str
+    what: str
+    status: str
+
+
+@dataclass(frozen=True)
+class RunLine:
+    """One run. `epsilon`: its own, of what it is charged. `expires`: of an open reservation."""
+
+    run: str
+    plan: str
+    plan_digest: str
+    purpose: str
+    epsilon: float
+    status: str
+    reserved_at: datetime
+    expires: datetime | None
+
+
+def lines(entries: Sequence[Entry], state: LedgerState) -> list[Line]:
+    """Every entry, oldest first; a commit is the status of its intent."""
+    return [_line(one, state) for one in entries if one.kind != "commit"]
+
+
+def run_lines(state: LedgerState, *, only_open: bool = False) -> list[RunLine]:
+    """Every run, or every one that may still compute, oldest first."""
+    return [
+        RunLine(
+            run=name,
+            plan=run.plan,
+            plan_digest=run.plan_digest,
+            purpose=run.purpose,
+            epsilon=epsilon(run.charged(state.now), state.cap_delta),
+            status=run_status(run, state.now),
+            reserved_at=run.reserved_at,
+            expires=run.newest + run.valid_for if run.open(state.now) else None,
+        )
+        for name, run in state.runs.items()
+        if run.open(state.now) or not only_open
+    ]
+
+
+def one_run(state: LedgerState, run: str) -> RunState:
+    """The run of this name. Raises ConfigError if the ledger does not know it."""
+    try:
+        return state.runs[run]
+    except KeyError as error:
+        raise ConfigError(
+            "--run: the ledger has no run of this name; `fedtags-party ledger show` lists them"
+        ) from error
+
+
+def run_status(run: RunState, now: datetime) -> str:
+    """How a run stands. Charged whole: an interrupted line may have been one of its steps."""
+    stands: str = run.state
+    if run.state == "reserved":
+        stands = "expired" if run.expired(now) else "open"
+    return f"{stands}, charged whole" if run.doubtful else stands
+
+
+def provenance(run: RunState) -> list[dict[str, Any]]:
+    """How the run was computed and who could open what left: each kind once."""
+    found: list[dict[str, Any]] = []
+    for intent in run.intents:
+        step = "training" if isinstance(intent.mechanism, SampledGaussian) else "evaluation"
+        one = {"step": step, **intent.provenance.as_data()}
+        if one not in found:
+            found.append(one)
+    return found
+
+
+def plain(value: Line | RunLine) -> dict[str, Any]:
+    """The same for scripts: times in ISO 8601, UTC."""
+    return {
+        key: one.astimezone(UTC).isoformat() if isinstance(one, datetime) else one
+        for key, one in asdict(value).items()
+    }
+
+
+def _line(entry: Entry, state: LedgerState) -> Line:
+    name = str(entry.body.get("run", LEDGER))
+    what, status = _words(entry, state, state.runs.get(name))
+    return Line(entry.line, entry.time, name, what, status)
+
+
+def _words(entry: Entry, state: LedgerState, run: RunState | None) -> tuple[str, str]:
+    body = entry.body
+    if entry.kind in ("open", "amend"):
+        verb = "opened" if entry.kind == "open" else "changed by the operator"
+        cap = f"epsilon {body['cap_epsilon']:g} at delta {body['cap_delta']:.1e}"
+        return f"{verb}: lifetime budget {cap}, order {body['order']}", ""
+    if entry.kind == "gap":
+        return "lost entries, known from other parties' heads", "charged"
+    if entry.kind == TORN:
+        return "a write was interrupted; it may have been a step of a run that was open", "counted"
+    assert run is not None  # an entry of a run follows its reservation, or the replay had failed
+    if entry.kind == "reserve":
+        asked = [mechanism_from_data(one) for one in body["mechanisms"]]
+        return f"reserved: {_asked(asked)}", run_status(run, state.now)
+    if entry.kind == "intent":
+        return _intent(body["round"], mechanism_from_data(body["mechanism"]), run, state.now)
+    if entry.kind == "refund":
+        return "given back: no data were touched for it", "not charged"
+    return f"run {body['outcome']}", ""
+
+
+def _intent(
+    round_number: int, mechanism: Mechanism, run: RunState, now: datetime
+) -> tuple[str, str]:
+    if isinstance(mechanism, SampledGaussian):
+        what = f"round {round_number}: {mechanism.steps} training steps"
+    else:
+        what = "evaluation: noised counts"
+    if round_number in run.committed:
+        return what, "released"
+    return what, "under way" if run.open(now) else "charged, not known to have been released"
+
+
+def _asked(mechanisms: Sequence[Mechanism]) -> str:
+    steps = sum(one.steps for one in mechanisms if isinstance(one, SampledGaussian))
+    others = len([one for one in mechanisms if not isinstance(one, SampledGaussian)])
+    return f"{steps} training steps, {others} evaluation{'' if others == 1 else 's'}"

@@ -1,0 +1,197 @@
+"""From entries to what they add up to: the ledger's state machine, without file, lock or clock.
+
+    open      party, unit of privacy, adjacency, the lifetime cap and its order, code version
+    amend     the operator set another cap; the ledger shows who was promised what, and when
+    reserve   a run's mechanisms, before anything else; refused if a budget would be passed
+    intent    written before a mechanism touches data; from here on it is spent
+    commit    the round's bytes leave the party
+    close     the run ended: what it reserved and never started is free again
+    refund    a reservation given back untouched
+    gap       what peers' heads show that this file had charged and lost
+    torn      seals a line that a crash interrupted (`privacy.hash_chain`)
+
+An entry that the state before it does not allow is refused, when written and when read. Budgets
+are checked when a reservation is written only: a cap may be lowered later.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from privacy import accounting
+from privacy.budget import Cap
+from privacy.errors import BudgetExceeded, LedgerError, PrivacyError
+from privacy.hash_chain import TORN, Chain, Entry
+from privacy.ledger_state import Gap, Intent, LedgerState, Provenance, RunState
+from privacy.mechanism import Mechanism, SampledGaussian, Unrecorded, mechanism_from_data
+
+FORMAT = 2
+MAX_VALID_FOR = timedelta(days=366)
+_BODY_START = b'{"body":'  # keys are sorted, so a line begins with its body
+
+
+def replay(chain: Chain) -> LedgerState:
+    """Add the entries up. LedgerError names the line of an impossible one."""
+    first = chain.entries[0]
+    if first.kind != "open":
+        raise LedgerError("ledger line 1: not the start of a ledger")
+    if first.body.get("format") != FORMAT:
+        raise LedgerError(
+            f"ledger line 1: this version of fedtags reads ledgers of format {FORMAT}; use the "
+            "version that wrote this one, or make a new home with fedtags-party init"
+        )
+    state: LedgerState | None = None
+    for entry in chain.entries:
+        try:
+            if state is None:
+                state = _opened(entry)
+            else:
+                apply(state, entry.kind, entry.body, entry.time)
+        except (LedgerError, BudgetExceeded) as error:
+            raise LedgerError(f"ledger line {entry.line}: {error}") from error
+        except (KeyError, TypeError, ValueError, PrivacyError) as error:
+            raise LedgerError(
+                f"ledger line {entry.line}: its fields are not those of kind {entry.kind}"
+            ) from error
+        state.positions.add((state.position, entry.hash))
+    assert state is not None
+    if chain.torn:
+        _apply_torn(state, salvage(chain.torn))
+    return state
+
+
+def apply(state: LedgerState, kind: str, body: Mapping[str, Any], time: datetime) -> None:
+    """One entry written at `time`; LedgerError or BudgetExceeded if it is not allowed."""
+    if kind == TORN:  # written at a time unknown, before this entry: `now` is still the one before
+        _apply_torn(state, body)
+    state.now = time
+    state.position += 1
+    if kind == "amend":
+        state.cap = _cap(body)
+    elif kind == "reserve":
+        if body["run"] in state.runs:
+            raise LedgerError(f"run {body['run']} is reserved twice")
+        state.runs[body["run"]] = _reserved(body, time)
+    elif kind == "gap":
+        _apply_gap(state, body)
+    elif kind in ("intent", "commit", "refund", "close"):
+        run = state.runs.get(body["run"])
+        if run is None or run.state != "reserved":
+            raise LedgerError(f"run {body['run']} has no open reservation; {kind} is not allowed")
+        _apply_to_run(run, kind, body, time)
+    elif kind != TORN:
+        raise LedgerError(f"unknown kind {kind}; it was written by a newer version of fedtags")
+
+
+def _opened(entry: Entry) -> LedgerState:
+    return LedgerState(str(entry.body["party"]), _cap(entry.body), entry.time, position=1)
+
+
+def _cap(body: Mapping[str, Any]) -> Cap:
+    return Cap(float(body["cap_epsilon"]), float(body["cap_delta"]), body["order"])
+
+
+def _reserved(body: Mapping[str, Any], time: datetime) -> RunState:
+    mechanisms = tuple(mechanism_from_data(one) for one in body["mechanisms"])
+    return RunState(
+        purpose=body["purpose"],
+        plan=body["plan"],
+        plan_digest=body["plan_digest"],
+        mechanisms=mechanisms,
+        left=_units(mechanisms),
+        valid_for=checked_validity(timedelta(seconds=body["valid_seconds"])),
+        reserved_at=time,
+        newest=time,
+    )
+
+
+def checked_validity(valid_for: timedelta) -> timedelta:
+    """How long a reservation may lie still. PrivacyError outside (0, 366 days]."""
+    if not timedelta(0) < valid_for <= MAX_VALID_FOR:
+        raise PrivacyError(f"a reservation is valid for up to {MAX_VALID_FOR.days} days")
+    return valid_for
+
+
+def _apply_to_run(run: RunState, kind: str, body: Mapping[str, Any], time: datetime) -> None:
+    if kind in ("intent", "commit") and run.expired(time):
+        raise LedgerError("the run's reservation has expired; submit the plan again")
+    if kind == "intent":
+        mechanism = mechanism_from_data(body["mechanism"])
+        asked = _units([mechanism])
+        if not asked <= run.left:
+            raise BudgetExceeded("the run asks for more than it reserved; nothing may be computed")
+        provenance = Provenance.from_data(body["provenance"])
+        run.intents.append(Intent(body["round"], mechanism, time, provenance))
+        run.left -= asked
+    elif kind == "commit":
+        rounds = {one.round for one in run.intents}
+        if body["round"] in run.committed or body["round"] not in rounds:
+            raise LedgerError("a commit needs an intent of its round, and happens once")
+        run.committed.add(body["round"])
+    elif kind == "refund":
+        if run.touched:
+            raise LedgerError("a run that may have touched data is never refunded")
+        run.state = "refunded"
+    else:
+        if body["outcome"] not in ("finished", "failed"):
+            raise LedgerError("an outcome is finished or failed")
+        run.state = body["outcome"]
+    run.newest = time
+
+
+def _apply_gap(state: LedgerState, body: Mapping[str, Any]) -> None:
+    known, known_hash = body["known_position"], body["known_hash"]
+    if type(known) is not int or not isinstance(known_hash, str):
+        raise TypeError("a gap names a position and a hash")
+    spend = Unrecorded(tuple(body["rdp"]))
+    if len(spend.rdp) != len(accounting.ORDERS):
+        raise ValueError("a gap's curve has a value for each order")
+    state.gaps.append(Gap(known, known_hash, state.now, spend))
+    state.positions.add((known, known_hash))
+    state.position = max(state.position, known + 1)
+
+
+def _apply_torn(state: LedgerState, body: Mapping[str, Any]) -> None:
+    """A crash interrupted a line: assume the worst of what it may have said.
+
+    It may have been an intent of any run that was open then, so none of them gets anything back.
+    If it was a reservation that can still be read, it counts as spent.
+    """
+    for run in state.runs.values():
+        run.doubtful = run.doubtful or run.open(state.now)
+    if "mechanisms" in body:
+        name, run = body["run"], _reserved(body, state.now)
+        while name in state.runs:
+            name += " (interrupted)"
+        run.state, run.doubtful = "interrupted", True
+        state.runs[name] = run
+
+
+def salvage(fragment: bytes) -> dict[str, Any]:
+    """What an interrupted line says of a reservation, if its body is whole."""
+    if not fragment.startswith(_BODY_START):
+        return {}
+    texts = ("run", "purpose", "plan", "plan_digest")
+    try:
+        text = fragment[len(_BODY_START) :].decode("ascii", errors="replace")
+        body, _ = json.JSONDecoder().raw_decode(text)
+        kept = {key: body[key] for key in (*texts, "mechanisms", "valid_seconds")}
+        _reserved(kept, datetime.now(UTC))
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, PrivacyError):
+        return {}
+    return kept if all(isinstance(kept[key], str) for key in texts) else {}
+
+
+def _units(mechanisms: Iterable[Mechanism]) -> Counter[Mechanism]:
+    """How often each mechanism runs: a step of a sampled one is one unit."""
+    units: Counter[Mechanism] = Counter()
+    for mechanism in mechanisms:
+        if isinstance(mechanism, SampledGaussian):
+            units[mechanism.split(1)] += mechanism.steps
+        else:
+            units[mechanism] += 1
+    return units
