@@ -115,7 +115,7 @@ def _epsilon(mechanisms: tuple[Mechanism, ...], delta: float) -> float:
 def _with_one_release(mechanisms: tuple[Mechanism, ...]) -> list[Mechanism]:
     """All Gaussian releases as the one that they compose to (Dong, Roth, Su 2022, section 3)."""
     precisions = [one.noise_multiplier**-2 for one in mechanisms if isinstance(one, Gaussian)]
-    rest = [one for one in mechanisms if not isinstance(one, Gaussian)]
+    rest: list[Mechanism] = [one for one in mechanisms if not isinstance(one, Gaussian)]
     return [*rest, Gaussian(math.fsum(precisions) ** -0.5)] if precisions else rest
 
 

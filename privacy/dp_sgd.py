@@ -91,8 +91,10 @@ def train(
     for step in range(mechanism.steps):
         chosen = mechanism.sample(engine.rows, rng)
         gradient = engine.clipped_sum(parameters, chosen, rule.clipping_norm)
-        mean = mechanism.noised(gradient, rule.clipping_norm, rng) / rule.batch_size
-        velocity = rule.momentum * velocity + mean + rule.l2 * parameters
+        velocity *= rule.momentum
+        velocity += mechanism.noised(gradient, rule.clipping_norm, rng) / rule.batch_size
+        if rule.l2:
+            velocity += rule.l2 * parameters
         parameters = parameters - rule.learning_rate * velocity
         if step >= mechanism.steps - tail:
             tail_sum += parameters

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ from privacy.engine import (
     pairwise_sum,
 )
 from privacy.errors import PrivacyError
-from privacy.network import Dense, Network
+from privacy.network import Network
 
 STRIDE = 32
 # Of one chunk's buffers: with more rows at once the calls cost less, but the cache holds fewer.
@@ -56,6 +57,7 @@ class FactorisedEngine:
         self._network, self._features, self._labels = network, features, labels
         self._norms = _augmented_norms(features)
         self._parameters = torch.empty(network.parameters_count)
+        self._memory = _chunk_memory(network)
         self._chunks: dict[int, _Chunk] = {}
 
     @property
@@ -81,7 +83,7 @@ class FactorisedEngine:
     def _chunk_sum(self, chosen: NDArray[np.int64], clipping_norm: float) -> NDArray[np.float64]:
         rows = _padded(len(chosen))
         if rows not in self._chunks:
-            self._chunks[rows] = _Chunk(self._network, self._parameters, rows)
+            self._chunks[rows] = _Chunk(self._network, self._parameters, self._memory, rows)
         chunk = self._chunks[rows]
         # What fills the chunk up is a chosen row again, with a factor of zero.
         index = np.concatenate([chosen, np.repeat(chosen[:1], rows - len(chosen))])
@@ -109,12 +111,27 @@ def _padded(rows: int) -> int:
     return -(-rows // STRIDE) * STRIDE
 
 
+def _widest(network: Network) -> int:
+    return max(network.inputs, *(one.outputs for one in network.maps))
+
+
+def _numbers_a_row(network: Network) -> tuple[int, int]:
+    """How many float32 and float64 numbers a row takes in a chunk's buffers."""
+    units = sum(one.outputs for one in network.maps)
+    singles = network.inputs + 1 + _widest(network) + 2 * units
+    return singles, 2 * _widest(network) + 2 * len(network.maps)
+
+
 def _most_rows(network: Network) -> int:
-    outputs = [one.outputs for one in network.maps]
-    # What `_Chunk` allocates for a row.
-    bytes_a_row = 4 * network.inputs + 8 * sum(outputs) + 20 * max([network.inputs, *outputs])
-    most = CHUNK_BYTES // bytes_a_row // STRIDE * STRIDE
+    singles, doubles = _numbers_a_row(network)
+    most = CHUNK_BYTES // (4 * singles + 8 * doubles) // STRIDE * STRIDE
     return min(max(most, 4 * STRIDE), MAX_CHUNK_ROWS)
+
+
+def _chunk_memory(network: Network) -> tuple[torch.Tensor, torch.Tensor]:
+    singles, doubles = (one * _most_rows(network) for one in _numbers_a_row(network))
+    sums = _padded(network.parameters_count)
+    return torch.empty(singles), torch.empty(doubles + sums, dtype=torch.float64)
 
 
 def _augmented_norms(features: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -126,32 +143,34 @@ def _augmented_norms(features: NDArray[np.float32]) -> NDArray[np.float64]:
     return norms
 
 
+@dataclass(frozen=True)
 class _Map:
-    """One affine map's tensors in a chunk; `scratch` is shared, so what is in it does not last."""
+    """One affine map's tensors in a chunk. Of those in scratch memory, none outlasts its use."""
 
-    def __init__(
-        self,
-        shape: Dense,
-        skip: torch.Tensor | None,
-        entered: torch.Tensor,
-        parameters: torch.Tensor,
-        total: torch.Tensor,
-        scratch: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    ) -> None:
-        rows, weights = entered.shape[1], shape.outputs * shape.inputs
-        self.relu, self.skip, self.entered = shape.relu, skip, entered
-        self.weight = parameters[:weights].view(shape.outputs, shape.inputs)
-        self.bias = parameters[weights:].view(shape.outputs, 1)
-        self.weight_sum = total[:weights].view(shape.outputs, shape.inputs)
-        self.bias_sum = total[weights:]
-        self.result, self.delta = torch.empty(2, shape.outputs, rows)
-        self.sign, self.delta64 = (
-            one[: shape.outputs * rows].view(shape.outputs, rows) for one in scratch[:2]
-        )
-        # Laid out as `entered`: the features stand row by row, what a map gave unit by unit.
-        self.entered64 = scratch[2].as_strided(entered.shape, entered.stride())
-        self.entered_norms = torch.empty(rows, dtype=torch.float64)  # |a|^2 + 1
-        self.delta_norms = torch.empty(rows, dtype=torch.float64)  # |delta|^2
+    relu: bool
+    weight: torch.Tensor  # (outputs, inputs)
+    bias: torch.Tensor  # (outputs, 1)
+    weight_sum: torch.Tensor  # (outputs, inputs), float64
+    bias_sum: torch.Tensor  # (outputs,), float64
+    entered: torch.Tensor  # (inputs, rows)
+    entered64: torch.Tensor  # the same in scratch memory
+    entered_norms: torch.Tensor  # (rows,), float64: |a|^2 + 1
+    result: torch.Tensor  # (outputs, rows)
+    sign: torch.Tensor  # of the result, in scratch memory
+    delta: torch.Tensor  # (outputs, rows)
+    delta64: torch.Tensor  # the same in scratch memory
+    delta_norms: torch.Tensor  # (rows,), float64
+
+
+class _Cutter:
+    """Cuts tensors off one piece of memory, which chunks of different sizes share."""
+
+    def __init__(self, memory: torch.Tensor) -> None:
+        self._memory, self._start = memory, 0
+
+    def cut(self, lines: int, columns: int) -> torch.Tensor:
+        start, self._start = self._start, self._start + lines * columns
+        return self._memory[start : self._start].view(lines, columns)
 
 
 class _Chunk:
@@ -160,75 +179,96 @@ class _Chunk:
     Between calls a chunk holds nothing that is needed again.
     """
 
-    def __init__(self, network: Network, parameters: torch.Tensor, rows: int) -> None:
-        self.features = torch.empty(rows, network.inputs)
-        self.labels = torch.empty(1, rows)
-        widest = max(network.inputs, *(one.outputs for one in network.maps))
-        scratch = torch.empty(widest * rows), *torch.empty(2, widest * rows, dtype=torch.float64)
-        self._norms = torch.empty(rows, dtype=torch.float64)
-        self._sum = torch.empty(network.parameters_count, dtype=torch.float64)
+    def __init__(
+        self,
+        network: Network,
+        parameters: torch.Tensor,
+        memory: tuple[torch.Tensor, torch.Tensor],
+        rows: int,
+    ) -> None:
+        singles, doubles = (_Cutter(one) for one in memory)
+        self.features, self.labels = singles.cut(rows, network.inputs), singles.cut(1, rows)
+        sign = singles.cut(_widest(network), rows)
+        delta64, entered64 = (doubles.cut(_widest(network), rows) for _ in range(2))
+        count = network.parameters_count
+        self._sum = doubles.cut(1, _padded(count))[0, :count]
         self._maps: list[_Map] = []
         start, entered = 0, self.features.t()
-        for place, one in enumerate(network.maps):
-            end = start + (one.inputs + 1) * one.outputs
-            skip = self._maps[-1].entered if place - 1 in network.block_starts else None
-            made = _Map(one, skip, entered, parameters[start:end], self._sum[start:end], scratch)
+        for one in network.maps:
+            middle = start + one.outputs * one.inputs
+            end = middle + one.outputs
+            made = _Map(
+                relu=one.relu,
+                weight=parameters[start:middle].view(one.outputs, one.inputs),
+                bias=parameters[middle:end].view(one.outputs, 1),
+                weight_sum=self._sum[start:middle].view(one.outputs, one.inputs),
+                bias_sum=self._sum[middle:end],
+                entered=entered,
+                # The features stand row by row, what a map gave unit by unit.
+                entered64=entered64.as_strided(entered.shape, entered.stride()),
+                entered_norms=doubles.cut(1, rows)[0],
+                result=singles.cut(one.outputs, rows),
+                sign=sign[: one.outputs],
+                delta=singles.cut(one.outputs, rows),
+                delta64=delta64[: one.outputs],
+                delta_norms=doubles.cut(1, rows)[0],
+            )
             self._maps.append(made)
             start, entered = end, made.result
         self.feature_norms = self._maps[0].entered_norms
+        self._block_starts = network.block_starts
 
     def forward(self) -> None:
-        """Every map's result, from the features."""
-        for one in self._maps:
-            torch.addmm(one.bias, one.weight, one.entered, out=one.result)
-            if one.relu:
-                one.result.relu_()
-            if one.skip is not None:
-                one.result.add_(one.skip)
-
-    def backward(self) -> None:
-        """Every map's delta; by the logit, the logistic loss has sigmoid(logit) - label."""
-        last = self._maps[-1]
-        torch.sigmoid(last.result, out=last.delta).sub_(self.labels)
-        for place in range(len(self._maps) - 1, 0, -1):
-            one, before = self._maps[place], self._maps[place - 1]
-            torch.mm(one.weight.t(), one.delta, out=before.delta)
-            if place + 1 < len(self._maps) and self._maps[place + 1].skip is not None:
-                before.delta.add_(self._maps[place + 1].delta)
-            if before.relu:
-                # A ReLU's derivative is the sign of what it gave.
-                before.delta.mul_(torch.sign(before.result, out=before.sign))
-
-    def factors(self, clipping_norm: float, count: int) -> torch.Tensor:
-        """min(1, C / norm) of each of the first `count` rows, 0 of the others, shape (rows,)."""
-        norms = self._norms.zero_()
+        """Every map's result, from the features, and the norms of what came in."""
         for place, one in enumerate(self._maps):
             if place:
                 one.entered64.copy_(one.entered)
                 torch.sum(one.entered64.square_(), dim=0, out=one.entered_norms).add_(1.0)
+            torch.addmm(one.bias, one.weight, one.entered, out=one.result)
+            if one.relu:
+                one.result.relu_()
+            if place - 1 in self._block_starts:
+                one.result.add_(self._maps[place - 1].entered)
+
+    def backward(self) -> None:
+        """Every map's delta and its norm; by the logit, the loss has sigmoid(logit) - label."""
+        last = self._maps[-1]
+        torch.sigmoid(last.result, out=last.delta).sub_(self.labels)
+        for place in range(len(self._maps) - 1, -1, -1):
+            one = self._maps[place]
+            if one is not last:
+                after = self._maps[place + 1]
+                torch.mm(after.weight.t(), after.delta, out=one.delta)
+                if place + 1 in self._block_starts:
+                    one.delta.add_(self._maps[place + 2].delta)
+            if one.relu:
+                # A ReLU's derivative is the sign of what it gave.
+                one.delta.mul_(torch.sign(one.result, out=one.sign))
             one.delta64.copy_(one.delta)
             torch.sum(one.delta64.square_(), dim=0, out=one.delta_norms)
+
+    def factors(self, clipping_norm: float, count: int) -> torch.Tensor:
+        """min(1, C / norm) of each of the first `count` rows, 0 of the others, shape (rows,)."""
+        norms = torch.zeros_like(self.feature_norms)
+        for one in self._maps:
             norms.addcmul_(one.entered_norms, one.delta_norms)
         if not math.isfinite(float(norms.sum())):
-            self._zero(~torch.isfinite(norms))
+            # A row whose gradient overflows counts as zero: refusing would tell that it is there.
+            bad = ~torch.isfinite(norms)
+            norms[bad] = 0.0
+            for one in self._maps:
+                one.entered[:, bad] = 0.0
+                one.delta[:, bad] = 0.0
         factors = norms.rsqrt_().mul_(clipping_norm).clamp_(max=1.0)
         factors[count:] = 0.0
         return factors
 
-    def _zero(self, bad: torch.Tensor) -> None:
-        """A row whose gradient overflows counts as zero: refusing would tell that it is there."""
-        self._norms[bad] = 0.0
-        for one in self._maps:
-            one.entered[:, bad] = 0.0
-            one.delta[:, bad] = 0.0
-
     def weighted_sum(self, factors: torch.Tensor) -> NDArray[np.float64]:
         """The sum of all rows' gradients, each times its factor, shape (d,)."""
         for one in self._maps:
-            one.delta64.copy_(one.delta)
-            torch.mv(one.delta64, factors, out=one.bias_sum)
-            one.delta64.mul_(factors)
             one.entered64.copy_(one.entered)
+            one.delta64.copy_(one.delta).mul_(factors)
+            torch.sum(one.delta64, dim=1, out=one.bias_sum)
             # NumPy's float64 product is the faster one where oneMKL takes no AVX-512 (AMD).
             np.matmul(one.delta64.numpy(), one.entered64.numpy().T, out=one.weight_sum.numpy())
         total: NDArray[np.float64] = self._sum.numpy().copy()

@@ -24,6 +24,7 @@ from party_client.node import open_ledger
 from party_client.policy import load_policy
 from party_client.settings import PartySettings, load_settings
 from party_client.sources import open_source
+from party_client.views import share_in_words
 from privacy.accounting import epsilon
 from simulations.comparison import Figures, figures, train_alone, train_without_privacy
 from simulations.demo import FinishedDemo, plan_file
@@ -228,7 +229,7 @@ def _budget_table(parties: Mapping[str, Mapping[str, Any]]) -> Table:
             f"{one['public_size']:,}",
             f"{one['epsilon_spent']:.3f}",
             f"{one['budget_delta']:.1e}",
-            f"{one['budget_used']:.1%}",
+            share_in_words(one['budget_used']),
             f"{one['budget_epsilon']:g}",
             f"{one['runs_left']}",
             one["ledger"],

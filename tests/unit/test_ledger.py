@@ -77,6 +77,18 @@ def test_a_run_over_the_budget_is_refused_and_writes_nothing(path: Path) -> None
     assert not ledger.has_run("run-2")
 
 
+@pytest.mark.parametrize("over", [-1e-9, 1e-9])
+def test_the_budget_ends_where_it_ends(ledger: Ledger, over: float) -> None:
+    cap = Cap.of(8.0, DELTA)
+    whole = Gaussian((cap.order / (2 * cap.allowance * (1 + over))) ** 0.5)
+    if over < 0:
+        reserve(ledger, "run-1", [whole])
+        assert ledger.used() == pytest.approx(1)
+    else:
+        with pytest.raises(BudgetExceeded, match="lifetime"):
+            reserve(ledger, "run-1", [whole])
+
+
 def test_an_untouched_reservation_can_be_given_back(ledger: Ledger) -> None:
     reserve(ledger, "run-1")
     ledger.refund("run-1")
