@@ -12,15 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from models.catalogue import input_width
 from models.evaluation import score_histogram
-from models.families import build, engine, network
+from models.families import engine, network
 from models.plan import Plan
 from privacy.accounting import calibrate_release, calibrate_training, run_delta
-from privacy.dp_sgd import StepRule, load_parameters, train
+from privacy.dp_sgd import StepRule, train
+from privacy.factorised import row_logits
 from privacy.mechanism import Gaussian, Mechanism, SampledGaussian, gradient_mechanism
 from privacy.packing import DeltaCode
 from privacy.randomness import Entropy, generator
@@ -166,28 +166,20 @@ def local_update(
 
 
 def model_logits(
-    plan: Plan,
-    plan_hash: bytes,
-    parameters: NDArray[np.float64],
-    features: NDArray[np.float32],
+    plan: Plan, parameters: NDArray[np.float64], features: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """Logits of shape (n,) for features (n, k)."""
-    model = build(plan.model, features.shape[1], plan_hash)
-    load_parameters(model, parameters)
-    with torch.no_grad():
-        logits: NDArray[np.float64] = model(torch.from_numpy(features)).numpy().astype(np.float64)
-    return logits
+    """Logits of shape (n,) for features (n, k); each depends on its own row only."""
+    return row_logits(network(plan.model, features.shape[1]), parameters, features)
 
 
 def noised_evaluation(
     plan: Plan,
-    plan_hash: bytes,
     terms: Terms,
     parameters: NDArray[np.float64],
     rows: Rows,
     entropy: Entropy,
 ) -> NDArray[np.int64]:
     """The held-out rows' label x score-bin counts with this party's full noise."""
-    logits = model_logits(plan, plan_hash, parameters, rows.features)
+    logits = model_logits(plan, parameters, rows.features)
     counts = score_histogram(logits, rows.labels, plan.evaluation.bins, plan.evaluation.logit_bound)
     return terms.evaluation.noised(counts, generator(entropy("evaluation")))

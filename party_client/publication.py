@@ -42,7 +42,7 @@ class FinishedRun:
     def scores(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Probabilities of shape (n,) for features (n, k)."""
         plan = self.admission.plan
-        logits = model_logits(plan, self.plan_hash, self.parameters, features)
+        logits = model_logits(plan, self.parameters, features)
         probabilities: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
         return probabilities
 

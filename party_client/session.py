@@ -232,7 +232,6 @@ class Session:
         self.node.ledger.intent(self.run, 0, terms.evaluation, ran)
         counts = noised_evaluation(
             self.plan,
-            self.plan_hash,
             terms,
             self.parameters,
             self.admission.held_out,

@@ -57,6 +57,7 @@ class FactorisedEngine:
         self._network, self._features, self._labels = network, features, labels
         self._norms = _augmented_norms(features)
         self._parameters = torch.empty(network.parameters_count)
+        self._most_rows = _most_rows(network)
         self._memory = _chunk_memory(network)
         self._chunks: dict[int, _Chunk] = {}
 
@@ -75,7 +76,7 @@ class FactorisedEngine:
         if not len(batch):
             return np.zeros(parameters.size)
         self._parameters.copy_(torch.from_numpy(parameters))
-        chunks = -(-len(batch) // _most_rows(self._network))
+        chunks = -(-len(batch) // self._most_rows)
         rows = _padded(-(-len(batch) // chunks))
         with torch.inference_mode(), _one_thread():
             return pairwise_sum(lambda part: self._chunk_sum(part, clipping_norm), batch, rows)
@@ -94,6 +95,31 @@ class FactorisedEngine:
         chunk.forward()
         chunk.backward()
         return chunk.weighted_sum(chunk.factors(clipping_norm, len(chosen)))
+
+
+def row_logits(
+    network: Network, parameters: NDArray[np.float64], features: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Logits of shape (n,) for features (n, k), each from its own row alone, bit by bit.
+
+    A histogram of them then moves by one cell for one customer. A plain product over all rows
+    rounds a row's logit by the shape of the whole: one customer less, and others may cross into
+    another cell.
+    """
+    if features.ndim != 2 or features.shape[1] != network.inputs:
+        raise PrivacyError(f"features must have the network's {network.inputs} columns")
+    rows = _most_rows(network)
+    flat = torch.from_numpy(parameters.astype(np.float32))
+    logits = np.empty(len(features))
+    with torch.inference_mode(), _one_thread():
+        chunk = _Chunk(network, flat, _chunk_memory(network), rows)
+        for start in range(0, len(features), rows):
+            part = features[start : start + rows]
+            chunk.features[: len(part)].copy_(torch.from_numpy(part))
+            chunk.features[len(part) :] = 0.0
+            chunk.forward()
+            logits[start : start + rows] = chunk.logits[: len(part)].numpy()
+    return logits
 
 
 @contextmanager
@@ -118,8 +144,7 @@ def _widest(network: Network) -> int:
 def _numbers_a_row(network: Network) -> tuple[int, int]:
     """How many float32 and float64 numbers a row takes in a chunk's buffers."""
     units = sum(one.outputs for one in network.maps)
-    singles = network.inputs + 1 + _widest(network) + 2 * units
-    return singles, 2 * _widest(network) + 2 * len(network.maps)
+    return network.inputs + 1 + 2 * units, 2 * _widest(network) + 2 * len(network.maps)
 
 
 def _most_rows(network: Network) -> int:
@@ -188,7 +213,6 @@ class _Chunk:
     ) -> None:
         singles, doubles = (_Cutter(one) for one in memory)
         self.features, self.labels = singles.cut(rows, network.inputs), singles.cut(1, rows)
-        sign = singles.cut(_widest(network), rows)
         delta64, entered64 = (doubles.cut(_widest(network), rows) for _ in range(2))
         count = network.parameters_count
         self._sum = doubles.cut(1, _padded(count))[0, :count]
@@ -208,7 +232,7 @@ class _Chunk:
                 entered64=entered64.as_strided(entered.shape, entered.stride()),
                 entered_norms=doubles.cut(1, rows)[0],
                 result=singles.cut(one.outputs, rows),
-                sign=sign[: one.outputs],
+                sign=delta64.view(-1).view(torch.float32)[: one.outputs * rows].view(-1, rows),
                 delta=singles.cut(one.outputs, rows),
                 delta64=delta64[: one.outputs],
                 delta_norms=doubles.cut(1, rows)[0],
@@ -217,6 +241,11 @@ class _Chunk:
             start, entered = end, made.result
         self.feature_norms = self._maps[0].entered_norms
         self._block_starts = network.block_starts
+
+    @property
+    def logits(self) -> torch.Tensor:
+        """What `forward` gave, (rows,)."""
+        return self._maps[-1].result[0]
 
     def forward(self) -> None:
         """Every map's result, from the features, and the norms of what came in."""

@@ -136,7 +136,7 @@ def federated_run(plan_source: bytes, run: str, parties: Mapping[str, StoryParty
     uploads = {}
     for me in members:
         counts = noised_evaluation(
-            plan, plan_hash, terms[me], parameters, parties[me].held_out, parties[me].entropy
+            plan, terms[me], parameters, parties[me].held_out, parties[me].entropy
         )
         uploads[me] = keys[me].protect(pack_counts(counts, SLOTS, MODULUS), "evaluation", 0)
     total = [add(adder, chunk) for chunk in zip(*uploads.values(), strict=True)]
@@ -148,7 +148,7 @@ def federated_run(plan_source: bytes, run: str, parties: Mapping[str, StoryParty
     # 6. PUBLICATION. Each party scores its own consenting customers and keeps the tags.
     written = {}
     for me in members:
-        scores = 1 / (1 + np.exp(-model_logits(plan, plan_hash, parameters, parties[me].scored)))
+        scores = 1 / (1 + np.exp(-model_logits(plan, parameters, parties[me].scored)))
         written[me] = {
             tag.name: tag_values(tag, scores, plan.publication.thresholds) for tag in tags
         }

@@ -229,7 +229,7 @@ def _budget_table(parties: Mapping[str, Mapping[str, Any]]) -> Table:
             f"{one['public_size']:,}",
             f"{one['epsilon_spent']:.3f}",
             f"{one['budget_delta']:.1e}",
-            share_in_words(one['budget_used']),
+            share_in_words(one["budget_used"]),
             f"{one['budget_epsilon']:g}",
             f"{one['runs_left']}",
             one["ledger"],
