@@ -102,7 +102,7 @@ def forecast_view(made: Forecast) -> Group:
         f"{share_in_words(made.share)} of the lifetime budget; {share_in_words(made.used)} is used"
     )
     table.add_row("together", *(_up(one.together) for one in costs), share)
-    left = _table("such runs left", ">", "")
+    left = _table("such runs left", ">", "within the lifetime budget" if made.rooms[1:] else "")
     for room in made.rooms:
         notes = [] if room.window == "lifetime" else [f"this {room.window}"]
         if room == made.binding and len(made.rooms) > 1:

@@ -38,6 +38,7 @@ from privacy.engine import (
 from privacy.errors import PrivacyError
 from privacy.network import Network
 
+# Elementwise kernels treat what is left over of their vectors differently, and 32 leaves nothing.
 STRIDE = 32
 # Of one chunk's buffers: with more rows at once the calls cost less, but the cache holds fewer.
 CHUNK_BYTES = 3 << 20
@@ -70,8 +71,7 @@ class FactorisedEngine:
         self, parameters: NDArray[np.float64], chosen: NDArray[np.int64], clipping_norm: float
     ) -> NDArray[np.float64]:
         """See `privacy.engine.Engine`."""
-        if parameters.shape != (self._network.parameters_count,):
-            raise PrivacyError("the vector does not have the network's number of parameters")
+        _check_parameters(self._network, parameters)
         batch = checked_batch(chosen, self.rows)
         if not len(batch):
             return np.zeros(parameters.size)
@@ -108,6 +108,7 @@ def row_logits(
     """
     if features.ndim != 2 or features.shape[1] != network.inputs:
         raise PrivacyError(f"features must have the network's {network.inputs} columns")
+    _check_parameters(network, parameters)
     rows = _most_rows(network)
     flat = torch.from_numpy(parameters.astype(np.float32))
     logits = np.empty(len(features))
@@ -120,6 +121,11 @@ def row_logits(
             chunk.forward()
             logits[start : start + rows] = chunk.logits[: len(part)].numpy()
     return logits
+
+
+def _check_parameters(network: Network, parameters: NDArray[np.float64]) -> None:
+    if parameters.shape != (network.parameters_count,):
+        raise PrivacyError("the vector does not have the network's number of parameters")
 
 
 @contextmanager

@@ -9,8 +9,9 @@ itself: a whole file rewritten, or whole lines cut from its end. For that, a hea
 known elsewhere; an open `HashChain` remembers the last one it saw, receipts carry others.
 
 A line without an end is a write that a crash interrupted, so nobody was told that it happened.
-The next append seals it: it stays in the file, followed by an entry of kind 'torn' that holds its
-SHA-256. Nothing is ever cut off or rewritten.
+The next append seals it: it stays in the file, ended by a CAN character and followed by an entry of
+kind 'torn' that holds its SHA-256; a crash in the middle of that is sealed in the same way. Nothing
+is ever cut off or rewritten.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ from privacy.errors import LedgerError
 
 START = "0" * 64
 TORN = "torn"
+# Ends an interrupted line when it is sealed, so that a crash in the middle of that can be told from
+# a whole line that was altered: no entry holds this character (CAN).
+SEALING = b"\x18"
 Clock = Callable[[], datetime]
 
 
@@ -209,29 +213,29 @@ class HashChain:
         verified, before = self._verified
         if not data.startswith(verified):
             verified, before = b"", ()
-        *lines, tail = data[len(verified) :].split(b"\n")
+        lines = data[len(verified) :].split(b"\n")
+        tail = lines[-1]  # without its end; empty after a line that has one
         entries = list(before)
         first = entries[-1].line + 1 if entries else 1
-        sealed: tuple[int, bytes] | None = None  # a line that must be accounted for by the next
-        for number, line in enumerate([*lines, tail] if tail else lines, first):
+        broken_off: list[bytes] = []  # what crashes left since the last entry, not sealed yet
+        for number, line in enumerate(lines if tail else lines[:-1], first):
             entry = self._entry(line, number, entries)
-            if entry is None and sealed is None and entries:
-                sealed = (number, line)
-            elif entry is None or not _accounts_for(entry, sealed):
-                raise self._broken(sealed[0] if sealed else number)
-            else:
+            if entry is not None and _accounts_for(entry, broken_off):
                 entries.append(entry)
-                sealed = None
+                broken_off = []
+            elif entries and (line.endswith(SEALING) or number == first + len(lines) - 1):
+                broken_off.append(line)
+            else:  # a line that has its end was once whole: no crash explains it
+                raise self._broken(number - len(broken_off))
         if not entries:
             raise self._broken(1)
-        if sealed is None and tail:
+        if broken_off:
+            torn = b"\n".join(broken_off if tail else [*broken_off, b""])
+            return Chain(tuple(entries), torn=torn)
+        if tail:
             return Chain(tuple(entries), unterminated=True)
-        if sealed is None:
-            self._verified = (data, tuple(entries))
-            return Chain(tuple(entries))
-        if not tail:  # a line that has its end was once whole: no crash explains it
-            raise self._broken(sealed[0])
-        return Chain(tuple(entries), torn=tail)
+        self._verified = (data, tuple(entries))
+        return Chain(tuple(entries))
 
     def _entry(self, line: bytes, number: int, before: list[Entry]) -> Entry | None:
         """The entry that `line` is, if it is exactly the next one of the chain."""
@@ -287,13 +291,17 @@ class Appender:
         if self.chain.torn and kind != TORN:
             raise LedgerError("an interrupted line must be sealed before anything is appended")
         last = self.chain.entries[-1]
-        skipped = bool(self.chain.torn)
+        skipped = self.chain.torn.count(b"\n") + 1 if self.chain.torn else 0
         line, entry = self._owner._line(last, kind, body, self.moment, skipped_lines=skipped)
         if entry.time < last.time:
             raise LedgerError(
-                "the clock of this machine is behind the newest entry; set it right, then try again"
+                "the clock of this machine is behind the newest entry, which is of "
+                f"{last.time:%Y-%m-%d %H:%M} UTC; if the clock was wrong then and is right now, "
+                "entries can be written again from that time on"
             )
-        start = b"\n" if self.chain.torn or self.chain.unterminated else b""
+        start = b"\n" if self.chain.unterminated else b""
+        if self.chain.torn:
+            start = SEALING + b"\n"
         try:
             _write_durably(self._descriptor, start + line)
         except OSError as error:
@@ -316,11 +324,12 @@ def _position(last: Entry) -> tuple[int, str, int]:
     return last.sequence + 1, last.hash, last.line
 
 
-def _accounts_for(entry: Entry, sealed: tuple[int, bytes] | None) -> bool:
-    """An entry of kind 'torn' follows an interrupted line that it names, and only there."""
-    if sealed is None:
+def _accounts_for(entry: Entry, broken_off: list[bytes]) -> bool:
+    """An entry of kind 'torn' follows what crashes left, names it, and stands only there."""
+    if not broken_off:
         return entry.kind != TORN
-    return entry.kind == TORN and entry.body.get("sha256") == _sha256(sealed[1])
+    left = b"\n".join(broken_off)
+    return entry.kind == TORN and entry.body.get("sha256") == _sha256(left[: -len(SEALING)])
 
 
 def _canonical(value: Mapping[str, Any]) -> bytes:

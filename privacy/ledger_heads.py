@@ -102,7 +102,8 @@ def open_head(head: SignedHead, local_key: bytes) -> LedgerPosition:
     except InvalidTag as error:
         raise LedgerError(
             "this party's own ledger head does not open with its local key; restore the newest "
-            "ledger.jsonl, or the keys/local.key that belongs to it, from backup"
+            "ledger.jsonl, or the keys/local.key that belongs to it, from backup; if both are "
+            "lost, this party can only join again under a new name"
         ) from error
     time, rdp = _EPOCH + moment * _MICROSECOND, tuple(numbers[: len(ORDERS)])
     return LedgerPosition(position=head.position, hash=head.hash, time=time, rdp=rdp)

@@ -120,6 +120,8 @@ def _apply_to_run(run: RunState, kind: str, body: Mapping[str, Any], time: datet
     if kind in ("intent", "commit") and run.expired(time):
         raise LedgerError("the run's reservation has expired; submit the plan again")
     if kind == "intent":
+        if run.doubtful:  # what it may have begun already is not known, so nor is what is left
+            raise LedgerError("a crash interrupted this run's entries; submit the plan again")
         mechanism = mechanism_from_data(body["mechanism"])
         asked = _units([mechanism])
         if not asked <= run.left:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable
 
@@ -12,6 +13,9 @@ import torch
 from opacus import PrivacyEngine
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+
+# The inputs are data, not parameters, so none requires a gradient: what torch warns of is meant.
+warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
 
 
 def opacus_steps(
@@ -35,9 +39,8 @@ def opacus_steps(
     criterion = nn.BCEWithLogitsLoss()
 
     def run(steps: int) -> None:
-        batches = iter(loader)
-        for _ in range(steps):
-            x, y = next(batches)
+        epochs = (batch for _ in itertools.count() for batch in loader)
+        for x, y in itertools.islice(epochs, steps):
             optimiser.zero_grad()
             criterion(private(x), y).backward()
             optimiser.step()

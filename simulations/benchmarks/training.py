@@ -2,9 +2,9 @@
 
 Thousand examples per CPU-second of plain torch (rows in memory, batches by index), of this
 project's engine in its real training loop, and of Opacus as documented; one process, one thread,
-interleaved. Then the memory of an epoch over a table of 400 MB, and the time of what an
-accountant does, in CPU-seconds too. Each part is a fresh process, so that no cache is warm and
-threads are settled before NumPy starts.
+interleaved. Then the memory of an epoch over a table of 400 MB, and the CPU-seconds of what an
+accountant does. Each part is a fresh process, so that no cache is warm and the number of threads
+is settled before NumPy starts.
 """
 
 from __future__ import annotations

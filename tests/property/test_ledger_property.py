@@ -310,9 +310,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     reserve(ledger, "a", [training])
     ledger.refund("a")
     reserve(ledger, "b", [training])
+    ledger.intent("b", 1, training.split(2), FROM)
     with path.open("ab") as file:
         file.write(b'{"body":{"mechanism":')
-    ledger.intent("b", 1, training.split(2), FROM)
     ledger.commit("b", 1)
     backup = path.read_bytes()
     ledger.close("b", "failed")

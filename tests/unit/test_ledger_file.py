@@ -249,8 +249,36 @@ def test_a_full_disk_is_an_error_and_what_was_written_still_counts(
         signal.signal(signal.SIGXFSZ, handler)
     with pytest.raises(LedgerError, match="never refunded"):
         ledger.refund("run-1")
-    intend(ledger)
+    # What the cut line began is not known, so the run can begin nothing more.
+    with pytest.raises(LedgerError, match="a crash interrupted this run"):
+        intend(ledger)
+    whole = ledger.spent()
+    ledger.close("run-1", "failed")
+    assert ledger.spent() == whole
     ledger.verify()
+
+
+def test_a_crash_at_any_byte_while_a_cut_line_is_sealed_leaves_a_usable_ledger(
+    ledger: Ledger, path: Path
+) -> None:
+    reserve(ledger, "run-1")
+    intend(ledger)
+    cut = path.read_bytes()[:-100]
+    path.write_bytes(cut)
+    whole = reopened(path).spent()
+    reopened(path).close("run-1", "failed")
+    sealed = path.read_bytes()
+    assert sealed.startswith(cut)
+    for end in range(len(cut), len(sealed)):
+        path.write_bytes(sealed[:end])
+        found = reopened(path)
+        assert found.spent() == whole
+        if found.state().runs["run-1"].state == "reserved":
+            found.close("run-1", "failed")
+        found.amend(cap_epsilon=7.0, cap_delta=1e-5)
+        assert found.spent() == whole
+        found.verify()
+        assert path.read_bytes().startswith(sealed[:end])
 
 
 def test_a_ledger_of_another_format_is_refused_and_says_what_to_do(path: Path) -> None:
