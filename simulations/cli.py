@@ -214,7 +214,7 @@ def bench_round(
 
 @bench.command("training")
 def bench_training(format_: FormatOption = Format.JSON) -> None:
-    """Examples per CPU-second beside plain torch and Opacus; memory; accounting. Some 3 minutes."""
+    """Examples per CPU-second beside plain torch and Opacus; memory; accounting. A minute."""
     from simulations.benchmarks.training import bench_training as run
 
     with _progress() as progress:
