@@ -173,9 +173,9 @@ class ControlPlane:
             RunStopped(f"run {record.run_id} was stopped by an operator")
             if record.stop_requested
             else RunError(
-                f"run {record.run_id} was cut short: its ServerApp ended without a result. What "
-                "the parties reserved for it counts as spent; see logs/serverapp.log, then "
-                "submit the plan again"
+                f"run {record.run_id} was cut short: its ServerApp ended without a result. Rounds "
+                "that had begun stay spent at the parties; see logs/serverapp.log, then submit "
+                "the plan again"
             )
         )
         if self.runs.fail(record.run_id, error):

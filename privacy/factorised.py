@@ -79,7 +79,7 @@ class FactorisedEngine:
         self._parameters.copy_(torch.from_numpy(parameters))
         chunks = -(-len(batch) // self._most_rows)
         rows = _padded(-(-len(batch) // chunks))
-        with torch.inference_mode(), _one_thread():
+        with torch.inference_mode(), one_thread():
             return pairwise_sum(lambda part: self._chunk_sum(part, clipping_norm), batch, rows)
 
     def _chunk_sum(self, chosen: NDArray[np.int64], clipping_norm: float) -> NDArray[np.float64]:
@@ -113,7 +113,7 @@ def row_logits(
     rows = _most_rows(network)
     flat = torch.from_numpy(parameters.astype(np.float32))
     logits = np.empty(len(features))
-    with torch.inference_mode(), _one_thread():
+    with torch.inference_mode(), one_thread():
         chunk = _Chunk(network, flat, _chunk_memory(network), rows)
         for start in range(0, len(features), rows):
             part = features[start : start + rows]
@@ -130,8 +130,8 @@ def _check_parameters(network: Network, parameters: NDArray[np.float64]) -> None
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Several threads would share out a product by its shape, and gain nothing at these sizes."""
+def one_thread() -> Iterator[None]:
+    """One torch thread: several would share out a product by its shape, and gain little here."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -12,8 +12,7 @@ and nearly orthogonal to every other canary's. That is the worst row for a DP-SG
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,6 +30,7 @@ from privacy.audit import audit_scores
 from privacy.dp_sgd import StepRule, load_parameters, parameter_vector, train
 from privacy.engine import Engine
 from privacy.errors import AuditFailed
+from privacy.factorised import one_thread
 from privacy.mechanism import SampledGaussian, gradient_mechanism
 from privacy.network import Network
 from privacy.randomness import Entropy, generator, system_entropy
@@ -124,7 +124,7 @@ def audit(
     rows = make_canaries(family, canaries, generator(entropy("canaries")))
     included = generator(entropy("coins")).random(canaries) < 0.5
     make = make_engine or ENGINES[engine]
-    with _one_thread():
+    with one_thread():
         made = make(FAMILIES[family], rows.features[included], rows.labels[included])
         scores = _scores(rows, made, mechanism, generator(entropy("training")))
     guesses = [2 * max(1, int(share * canaries / 2)) for share in GUESSED]
@@ -187,17 +187,6 @@ def refuse_violations(audits: Sequence[Audited]) -> None:
             f"the claimed epsilon is refuted for {refuted}; run the audit again with more canaries "
             "and, if it stays, train with neither this engine nor this version"
         )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The operations are small: handing them to several threads costs more than it saves."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _scores(
