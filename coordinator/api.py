@@ -19,6 +19,7 @@ from coordinator.api_models import (
     ExchangeView,
     Health,
     InvitationRequest,
+    MembershipView,
     PartyList,
     PartyView,
     PlanCheck,
@@ -195,6 +196,9 @@ def get_run(run_id: str, control: Control) -> RunDetail:
             ExchangeView(**dataclasses.asdict(exchange))
             for exchange in control.runs.exchanges_of(run_id)
         ),
+        membership=tuple(
+            MembershipView(**dataclasses.asdict(one)) for one in control.runs.membership_of(run_id)
+        ),
         metrics=control.runs.metrics_of(run_id),
     )
 
@@ -203,6 +207,12 @@ def get_run(run_id: str, control: Control) -> RunDetail:
 def stop_run(run_id: str, body: StopRequest, control: Control) -> RunView:
     """Stop a run."""
     return _view(control.stop(run_id, body.force), control)
+
+
+@router.post("/runs/{run_id}/resume", dependencies=[Admin])
+def resume_run(run_id: str, control: Control) -> RunView:
+    """Let a paused run ask its absent parties now."""
+    return _view(control.resume(run_id), control)
 
 
 def _federation(control: ControlPlane) -> Federation:

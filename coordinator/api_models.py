@@ -77,8 +77,19 @@ class ExchangeView(WireModel):
     bytes_down: Mapping[str, int]
 
 
+class MembershipView(WireModel):
+    """A party left a run ('left' without an answer, 'refused') or came back ('returned')."""
+
+    party: str
+    event: str
+    phase: str
+    round: int | None
+    at: datetime
+
+
 class RunView(WireModel):
-    """A run. `error`, `exit_code` and `message` say why it failed or was stopped."""
+    """A run. `error`, `exit_code` and `message` say why it failed or was stopped; `waiting_for`
+    and `pause_until` (UTC) whom a paused run waits for, and how long."""
 
     run_id: str
     plan_name: str
@@ -86,6 +97,7 @@ class RunView(WireModel):
     requester: str
     state: str
     stop_requested: bool
+    resume_requested: bool
     phase: str | None
     round: int | None
     total_rounds: int | None
@@ -96,11 +108,13 @@ class RunView(WireModel):
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+    waiting_for: tuple[str, ...]
+    pause_until: datetime | None
 
     @property
     def active(self) -> bool:
         """True until the run has ended."""
-        return self.state in ("created", "running")
+        return self.state in ("created", "running", "paused")
 
 
 class RunDetail(RunView):
@@ -109,6 +123,7 @@ class RunDetail(RunView):
     outcome: Mapping[str, Any] | None
     members: tuple[str, ...]
     exchanges: tuple[ExchangeView, ...]
+    membership: tuple[MembershipView, ...]
     metrics: Mapping[str, float]
 
 

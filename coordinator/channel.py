@@ -7,7 +7,8 @@ not patch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Protocol
 
 
@@ -24,7 +25,10 @@ class Channel(Protocol):
 
 
 class Recorder(Protocol):
-    """Where a run's progress goes. Phases: preflight, keys, round, evaluation, publication."""
+    """Where a run's progress goes.
+
+    Phases: preflight, keys, weights, round, evaluation, publication; pause between two of them.
+    """
 
     def phase(self, name: str, round_number: int | None, total_rounds: int) -> None:
         """A phase (and for 'round' which one, from 1) begins."""
@@ -43,6 +47,18 @@ class Recorder(Protocol):
 
     def metric(self, name: str, value: float) -> None:
         """A released figure of the run, such as the AUC of the noised evaluation."""
+        ...
+
+    def membership(self, party: str, event: str) -> None:
+        """A party left in this phase ('left': no answer, 'refused': for good) or 'returned'."""
+        ...
+
+    def pause(self, absent: Sequence[str], until: datetime) -> None:
+        """The run waits for these parties, at most until then (UTC); the next phase ends that."""
+        ...
+
+    def resume_requested(self) -> bool:
+        """True once each time that an operator asked a paused run to ask the absent at once."""
         ...
 
     def stop_requested(self) -> bool:

@@ -32,7 +32,7 @@ app = typer.Typer(
 )
 party_app = typer.Typer(help="Partners: invite and list.", no_args_is_help=True)
 plan_app = typer.Typer(help="Plans: validate and submit.", no_args_is_help=True)
-run_commands = typer.Typer(help="Runs: list, watch and stop.", no_args_is_help=True)
+run_commands = typer.Typer(help="Runs: list, show, watch, resume and stop.", no_args_is_help=True)
 app.add_typer(party_app, name="party")
 app.add_typer(plan_app, name="plan")
 app.add_typer(run_commands, name="run")
@@ -191,6 +191,21 @@ def run_list(
     Console().print(views.run_table(runs) if runs else "no run yet; submit a plan")
 
 
+@run_commands.command("show")
+def run_show(
+    context: typer.Context,
+    run: Annotated[str, typer.Argument(help="The run's id.")],
+    format_: FormatOption = Format.TEXT,
+) -> None:
+    """Show one run as it stands: its state, who left and came back, its figures."""
+    with CoordinatorClient.of_home(_settings(context)) as client:
+        found = client.run(run)
+    if format_ is Format.JSON:
+        write_json(found.model_dump(mode="json"))
+        return
+    Console().print(views.run_summary(found))
+
+
 @run_commands.command("watch")
 def run_watch(
     context: typer.Context,
@@ -202,6 +217,17 @@ def run_watch(
         _watch(client, run, format_)
 
 
+@run_commands.command("resume")
+def run_resume(
+    context: typer.Context,
+    run: Annotated[str, typer.Argument(help="The run's id.")],
+) -> None:
+    """Let a paused run ask its absent parties now, not only when it next would by itself."""
+    with CoordinatorClient.of_home(_settings(context)) as client:
+        paused = client.resume(run)
+    say(f"run {run}: asks {', '.join(paused.waiting_for)} now; follow it with `run watch`")
+
+
 @run_commands.command("stop")
 def run_stop(
     context: typer.Context,
@@ -210,7 +236,8 @@ def run_stop(
         bool, typer.Option("--force", help="End it at once, not before its next exchange.")
     ] = False,
 ) -> None:
-    """Stop a run. At each party the rounds that had begun stay spent; the rest is free again."""
+    """Stop a run, a paused one as well. At each party the rounds that had begun stay spent; the
+    rest is free again."""
     with CoordinatorClient.of_home(_settings(context)) as client:
         stopped = client.stop(run, force)
     say(f"run {run}: {'stopped' if not stopped.active else 'will stop before its next exchange'}")

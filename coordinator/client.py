@@ -108,6 +108,10 @@ class CoordinatorClient:
         """Stop a run before its next exchange, or with `force` at once."""
         return self._call(RunView, "POST", f"/v1/runs/{run_id}/stop", {"force": force})
 
+    def resume(self, run_id: str) -> RunView:
+        """Let a paused run ask its absent parties now."""
+        return self._call(RunView, "POST", f"/v1/runs/{run_id}/resume")
+
     def _call(self, kind: type[T], method: str, path: str, body: object = None) -> T:
         try:
             return kind.model_validate(self._api.call(method, path, body))

@@ -158,6 +158,10 @@ class ControlPlane:
                 self._executor.stop_run(record.flower_run_id)
         return self.runs.get(run_id)
 
+    def resume(self, run_id: str) -> RunRecord:
+        """Ask a paused run to try its absent parties at once. Raises RunError if it is not."""
+        return self.runs.request_resume(run_id)
+
     def reconcile(self) -> None:
         """Mark the active run as ended if what executed it has died without saying so.
 

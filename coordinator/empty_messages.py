@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from coordinator.channel import Recorder
 from coordinator.flower_channel import FlowerChannel
@@ -33,8 +34,11 @@ class EmptyMessageTimer:
         bytes_up: Mapping[str, int],
         bytes_down: Mapping[str, int],
     ) -> None:
-        """As the recorder's own, then the empty one; one that failed is not recorded."""
+        """As the recorder's own, then the empty one; one that failed is not recorded, and after an
+        exchange that not all answered there is none: it would wait for the same parties again."""
         self._recorder.exchange(phase, round_number, seconds, bytes_up, bytes_down)
+        if set(bytes_up) != set(bytes_down):
+            return
         started = time.monotonic()
         if len(self._channel.exchange_empty(bytes_down, TIMEOUT_S)) == len(bytes_down):
             took = time.monotonic() - started
@@ -43,6 +47,18 @@ class EmptyMessageTimer:
     def metric(self, name: str, value: float) -> None:
         """As the recorder's own."""
         self._recorder.metric(name, value)
+
+    def membership(self, party: str, event: str) -> None:
+        """As the recorder's own."""
+        self._recorder.membership(party, event)
+
+    def pause(self, absent: Sequence[str], until: datetime) -> None:
+        """As the recorder's own."""
+        self._recorder.pause(absent, until)
+
+    def resume_requested(self) -> bool:
+        """As the recorder's own."""
+        return self._recorder.resume_requested()
 
     def stop_requested(self) -> bool:
         """As the recorder's own."""

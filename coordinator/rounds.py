@@ -1,85 +1,51 @@
 """A horizontal run from the coordinator's side: plan to receipts, over any `Channel`.
 
-The coordinator relays signed frames, adds ciphertexts, and checks that everyone said what the
-protocol allows. It is no root of trust: parties check each other's signatures themselves.
+Read it top to bottom: preflight, keys, rounds, evaluation, publication. How a set of parties
+becomes an epoch, and what happens while too few are there, is in `coordinator.epochs`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TypeVar
-
-import numpy as np
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from coordinator.aggregate import Adder
 from coordinator.channel import Channel, Recorder
-from models.evaluation import auc_standard_error, histogram_auc, histogram_calibration
-from models.plan import Plan, parse_plan
-from privacy.accounting import calibrate_release, run_delta
-from privacy.conversation import Conversation
-from privacy.errors import (
-    CohortError,
-    FedtagsError,
-    PartyTimeout,
-    ProtocolError,
-    RunStopped,
+from coordinator.epochs import Carried, Epochs
+from coordinator.exchange import Answers, Exchanges, RunRequest
+from coordinator.membership import Membership, refusal_error, timeout_error
+from coordinator.outcome import (
+    Figures,
+    RunOutcome,
+    agreed_evaluation,
+    check_opened,
+    figures_of,
 )
+from models.plan import Plan, parse_plan
+from privacy.errors import CohortError, FedtagsError, RunError
 from privacy.identity import SigningKey
-from privacy.ledger_heads import read_head
 from privacy.messages import (
-    REFUSAL,
+    MAX_ATTEMPTS,
     Abort,
-    Body,
-    ConfirmKeys,
-    Decision,
     Evaluate,
+    EvaluationOpened,
     EvaluationUpdate,
-    KeyConfirm,
-    KeySeal,
-    Preflight,
+    OpenEvaluation,
     Publish,
     Receipt,
-    SealKeys,
     TrainRound,
+    Unmask,
+    Unmasked,
     Update,
-    manifest_hash,
+    Weigh,
+    WeightUpdate,
 )
 
-COORDINATOR = "coordinator"
+__all__ = ["Conduct", "RunOutcome", "RunRequest", "run"]
+
 ABORT_TIMEOUT_S = 20.0
-BodyT = TypeVar("BodyT", bound=Body)
-
-
-@dataclass(frozen=True)
-class RunRequest:
-    """A signed request for one run. `members`: every enrolled party and its public key."""
-
-    run_id: str
-    plan_source: bytes
-    requester_public: bytes
-    requester_signature: bytes
-    members: Mapping[str, bytes]
-
-
-@dataclass(frozen=True)
-class RunOutcome:
-    """What the coordinator may know of a finished run; every figure is noised and charged.
-
-    `ledger_heads`: each party's signed head after the run, as its receipt gave it.
-    """
-
-    parties: tuple[str, ...]
-    refused: Mapping[str, str]
-    evaluation: tuple[int, ...]
-    auc: float | None
-    auc_standard_error: float | None
-    calibration: float | None
-    ledger_heads: Mapping[str, bytes] = field(default_factory=dict)
+Part = type[WeightUpdate] | type[Update] | type[EvaluationUpdate]
 
 
 def run(
@@ -91,223 +57,222 @@ def run(
     that has not touched data gives its reservation back.
     """
     plan = parse_plan(request.plan_source)
-    conduct = _Conduct(request, plan, channel, signer, recorder)
-    try:
-        return conduct.run()
-    except BaseException as error:
-        conduct.abort(error)
-        raise
+    with Adder() as adder:
+        return Conduct(Exchanges(request, plan, channel, signer, recorder), adder).run()
 
 
-class _Conduct:
-    """One run in progress: the conversations with the parties that are still in it."""
+@dataclass(frozen=True)
+class _Sum:
+    """One sum that is asked for: `name` for its attempts, `number` as in the header's round."""
 
-    def __init__(
-        self,
-        request: RunRequest,
-        plan: Plan,
-        channel: Channel,
-        signer: SigningKey,
-        recorder: Recorder,
-    ) -> None:
-        self.request, self.plan = request, plan
-        self.channel, self.recorder = channel, recorder
-        self.cohort = _proposed(plan, request.members)
-        self.phase, self.round = "preflight", 0
-        # Each member's ledger head of the exchange before, for all members.
-        self.heads: dict[str, bytes] = {}
-        manifest = manifest_hash(self.cohort)
-        digest = hashlib.sha256(request.plan_source).digest()
-        self.talks = {
-            party: Conversation(
-                COORDINATOR, signer, party, public, request.run_id, digest, manifest
-            )
-            for party, public in self.cohort.items()
-        }
-        # Parties that did not answer: an abort would only wait for them again.
-        self.missing: set[str] = set()
+    name: str
+    number: int
+    part: Part
+
+
+class Conduct:
+    """One run in progress. `adder` adds, `exchanges` speaks; tests put liars in their places."""
+
+    def __init__(self, exchanges: Exchanges, adder: Adder) -> None:
+        self.exchanges, self.adder = exchanges, adder
+        self.plan, self.recorder = exchanges.plan, exchanges.recorder
+        self.members = Membership(
+            self.plan, _proposed(self.plan, exchanges.request.members), self.recorder
+        )
+        self.epochs = Epochs(exchanges, self.members)
+        # Rounds that have a sum (the evaluation counts as one more), opened or not.
+        self.summed = 0
+        self.attempts: dict[str, int] = {}
+        self.two_party = False
 
     def run(self) -> RunOutcome:
-        """Preflight, keys, rounds, evaluation, publication."""
-        refused = self._preflight()
-        seals = self._keys()
-        adder = Adder()
-        total: tuple[bytes, ...] = ()
-        for number in range(1, self.plan.training.rounds + 1):
-            self._enter("round", number)
-            confirmations = seals if number == 1 else {}
-            body = TrainRound(confirmations=confirmations, total=total, heads=self.heads)
-            total = self._sum(body, Update, adder)
-        self._enter("evaluation", 0)
-        total = self._sum(Evaluate(total=total, heads=self.heads), EvaluationUpdate, adder)
-        self._enter("publication", 0)
-        with self._exchange(Publish(total=total, heads=self.heads)) as replies:
-            receipts = {
-                party: self._heard(party, frame, Receipt) for party, frame in replies.items()
-            }
-            last = {party: one.ledger_head for party, one in receipts.items()}
-            self._keep_heads(last, self.plan.training.rounds + 2)
-        return self._outcome(receipts, refused)
-
-    def abort(self, error: BaseException) -> None:
-        """Tell every party that still answers that the run has ended."""
-        reason = type(error).__name__ if isinstance(error, FedtagsError) else "InternalError"
-        frames = {
-            party: talk.say(Abort(reason=reason), 0, begins=True)
-            for party, talk in self.talks.items()
-            if party not in self.missing and talk.sequence > 0
-        }
-        if frames:
-            self.channel.exchange(frames, ABORT_TIMEOUT_S)
-
-    def _preflight(self) -> dict[str, str]:
-        self._enter("preflight", 0)
-        body = Preflight(
-            plan=self.request.plan_source,
-            requester=self.request.requester_public,
-            requester_signature=self.request.requester_signature,
-            cohort=self.cohort,
+        """To the end, or to an error; then every party that takes part is told to abort."""
+        try:
+            refused = self.epochs.preflight()
+            self._form()
+            self._rounds()
+            parties = self._open_evaluation()
+            figures, published = self._publish(parties)
+        except BaseException as error:
+            self._abort(error)
+            raise
+        return RunOutcome(
+            parties,
+            refused,
+            figures.evaluation,
+            figures.auc,
+            figures.auc_standard_error,
+            figures.calibration,
+            ledger_heads=self.exchanges.heads,
+            left=dict(self.members.left),
+            returned=dict(self.members.returned),
+            unpublished=tuple(one for one in parties if one not in published),
+            two_party=self.two_party,
         )
-        with self._exchange(body) as self.decisions:
-            decisions = {
-                party: self._heard(party, frame, Decision)
-                for party, frame in self.decisions.items()
-            }
-        self.public_sizes = {party: one.public_size for party, one in decisions.items()}
-        refused = {party: one.reason for party, one in decisions.items() if not one.accepted}
-        for party in refused:
-            self._leave(party)
-        if len(self.cohort) < self.plan.cohort.minimum:
-            reasons = ", ".join(f"{party} ({reason})" for party, reason in sorted(refused.items()))
-            raise CohortError(
-                f"{len(self.cohort)} parties accepted, the plan's cohort.minimum is "
-                f"{self.plan.cohort.minimum}; refused: {reasons or 'none'}. Ask the parties that "
-                "refused, change the plan, or lower cohort.minimum"
-            )
-        return refused
 
-    def _keys(self) -> dict[str, bytes]:
-        """Key seals, then confirmations; returns the signed confirmations for round 1."""
-        self._enter("keys", 0)
-        for talk in self.talks.values():
-            talk.manifest = manifest_hash(self.cohort)
-        decisions = {party: self.decisions[party] for party in self.cohort}
-        with self._exchange(SealKeys(decisions=decisions)) as seals:
-            for party, frame in seals.items():
-                self._heard(party, frame, KeySeal)
-        with self._exchange(ConfirmKeys(seals=dict(seals))) as confirmations:
-            for party, frame in confirmations.items():
-                self._heard(party, frame, KeyConfirm)
-        return dict(confirmations)
+    def _form(self) -> None:
+        """Keys, and weights where the plan sums them, among those who accepted; if one is lost
+        meanwhile, again among the rest."""
+        waiting = self.summed + 1 if self.exchanges.phase == "round" else 0
+        while not (self.epochs.agree(waiting) and self._weigh(waiting)):
+            self.summed = self.epochs.gather(self.summed)
 
-    def _sum(
-        self,
-        body: TrainRound | Evaluate,
-        expected: type[Update] | type[EvaluationUpdate],
-        adder: Adder,
-    ) -> tuple[bytes, ...]:
-        """Everyone's ciphertexts, added."""
-        number = self.round or self.plan.training.rounds + 1
-        with self._exchange(body) as replies:
-            heard = {party: self._heard(party, one, expected) for party, one in replies.items()}
-            self._keep_heads({party: one.ledger_head for party, one in heard.items()}, number)
-            return adder.total({party: one.ciphertexts for party, one in heard.items()})
+    def _weigh(self, waiting: int) -> bool:
+        """The sum of the members' noised sizes, which the next round's message brings them.
+        False if it needs another epoch."""
+        rounds = self.plan.training.rounds
+        if self.plan.aggregation.weights != "noised_size" or self.summed >= rounds:
+            return True
+        self.exchanges.enter("weights", waiting)
+        return self._stands(_Sum("weights", 0, WeightUpdate)) and not self.epochs.carried.lost
 
-    def _keep_heads(self, frames: Mapping[str, bytes], number: int) -> None:
-        """Check the members' ledger heads, as each member will, and keep them for the next relay.
+    def _rounds(self) -> None:
+        """Every round's sum, then the evaluation's. A lost party may come back before each."""
+        last = self.plan.training.rounds + 1
+        while self.summed < last:
+            wanted = self._enter_next()
+            join = self.epochs.readmit if self.members.enough else self.epochs.gather
+            held = join(self.summed)
+            if held is not None:
+                self.summed = held
+                self._form()
+                wanted = self._enter_next()
+            if self._stands(wanted):
+                self.summed = wanted.number
+                if wanted.part is Update:
+                    self.epochs.openers = frozenset(self.members.present)
+                    if not self.epochs.carried.lost:
+                        self.epochs.newest = self.epochs.carried
 
-        `number` as in `privacy.ledger_heads.SignedHead.round`.
+    def _enter_next(self) -> _Sum:
+        number = self.summed + 1
+        if number > self.plan.training.rounds:
+            self.exchanges.enter("evaluation")
+            return _Sum("evaluation", number, EvaluationUpdate)
+        self.exchanges.enter("round", number)
+        return _Sum(f"round {number}", number, Update)
+
+    def _stands(self, wanted: _Sum) -> bool:
+        """Ask for a sum until all of a set have answered; False if too few are left for that."""
+        while not self._attempt(wanted):
+            if not self.members.enough:
+                return False
+        return True
+
+    def _attempt(self, wanted: _Sum) -> bool:
+        """Ask everyone present for their part of a sum. True once it stands, and is carried on.
+
+        Who is there after one was lost has opened what this message brought: the next attempt
+        brings nothing, and asks for the same values under fresh masks.
         """
-        for party, frame in frames.items():
-            head = read_head(frame, party, self.cohort[party])
-            if (head.run, head.round) != (self.request.run_id, number):
-                raise ProtocolError(f"the ledger head of {party} is not of this run and round")
-        self.heads = dict(frames)
+        attempt = self.attempts[wanted.name] = self.attempts.get(wanted.name, 0) + 1
+        if attempt > MAX_ATTEMPTS:
+            raise RunError(
+                f"{wanted.name} was asked for {MAX_ATTEMPTS} times, and each time one was lost; "
+                "see in their logs why, then submit the plan again"
+            )
+        asked = self.members.present
+        with self.exchanges.ask(asked, self._asking(wanted), wanted.number, attempt) as answers:
+            parts, statements = self.exchanges.hear(answers, wanted.part, wanted.number, attempt)
+            answered, total = bool(parts), self._add(parts) if answers.complete else b""
+            parts.clear()
+        if answered:
+            self.epochs.carried = Carried()
+        if not self._kept(answers):
+            return False
+        self.epochs.carried = Carried(statements, total, of_round=wanted.part is Update)
+        if self.plan.aggregation.single_opening:
+            self._unmask(wanted, attempt)
+        self.two_party = self.two_party or (len(asked) == 2 and not self.epochs.carried.lost)
+        self.epochs.stand()
+        return True
 
-    def _outcome(self, receipts: Mapping[str, Receipt], refused: dict[str, str]) -> RunOutcome:
-        opened = {one.evaluation for one in receipts.values()}
-        if len(opened) != 1:
-            raise ProtocolError("the parties' copies of the opened evaluation differ")
-        evaluation = opened.pop()
-        if len(evaluation) != 2 * self.plan.evaluation.bins:
-            raise ProtocolError("the opened evaluation does not have the plan's number of bins")
-        counts = np.array(evaluation, dtype=np.int64)
-        auc, error = histogram_auc(counts), auc_standard_error(counts, self._noise_deviation())
-        calibration = histogram_calibration(counts, self.plan.evaluation.logit_bound)
-        if auc is not None:
-            self.recorder.metric("auc", auc)
-        if error is not None:
-            self.recorder.metric("auc_standard_error", error)
-        if calibration is not None:
-            self.recorder.metric("calibration", calibration)
-        parties = tuple(sorted(self.cohort))
-        figures = (auc, error, calibration)
-        return RunOutcome(parties, refused, evaluation, *figures, ledger_heads=self.heads)
-
-    def _noise_deviation(self) -> float:
-        """Standard deviation of the noise in each opened evaluation cell: every party's, added."""
-        asked = self.plan.privacy
-        variances = [
-            calibrate_release(asked.evaluation_epsilon, run_delta(size, asked.delta)) ** 2
-            for party, size in self.public_sizes.items()
-            if party in self.cohort
-        ]
-        return math.sqrt(sum(variances))
-
-    def _enter(self, phase: str, number: int) -> None:
-        self.phase, self.round = phase, number
-        self.recorder.phase(phase, number or None, self.plan.training.rounds)
-
-    def _heard(self, party: str, frame: bytes, expected: type[BodyT]) -> BodyT:
-        return self.talks[party].hear(frame, expected, self.round, begins=False)
-
-    @contextmanager
-    def _exchange(self, body: Body) -> Iterator[Mapping[str, bytes]]:
-        """Say `body` to everyone in the cohort; every one must answer. What the block does with
-        the answers belongs to the exchange, and so to its recorded time."""
-        if self.recorder.stop_requested():
-            raise RunStopped("an operator stopped the run")
-        frames = {
-            party: talk.say(body, self.round, begins=True) for party, talk in self.talks.items()
-        }
-        started = time.monotonic()
-        replies = self.channel.exchange(frames, self.plan.cohort.timeout_seconds)
-        self._check_answers(frames, replies)
-        yield replies
-        self.recorder.exchange(
-            self.phase,
-            self.round or None,
-            time.monotonic() - started,
-            {party: len(frame) for party, frame in replies.items()},
-            {party: len(frame) for party, frame in frames.items()},
+    def _asking(self, wanted: _Sum) -> Weigh | TrainRound | Evaluate:
+        carried, members = self.epochs.carried, self.members.present
+        if wanted.part is WeightUpdate:
+            return Weigh(members=members, replies=carried.replies)
+        kind = TrainRound if wanted.part is Update else Evaluate
+        return kind(
+            members=members, replies=carried.replies, total=carried.total, lost=carried.lost
         )
 
-    def _check_answers(self, frames: Mapping[str, bytes], replies: Mapping[str, bytes]) -> None:
-        """Raise CohortError or PartyTimeout unless everyone answered and nobody refused."""
-        missing = sorted(set(frames) - set(replies))
-        refused = sorted(party for party, frame in replies.items() if frame == REFUSAL)
-        self.missing.update(missing)
-        where = self.phase + (f" {self.round}" if self.round else "")
-        if refused:
-            raise CohortError(
-                f"{', '.join(refused)} refused a message in phase {where}; the reason is in that "
-                "party's own log. The run has ended; rounds that had begun stay spent there, and "
-                "the rest of what was reserved is free again"
+    def _add(self, parts: Mapping[str, WeightUpdate | Update | EvaluationUpdate]) -> bytes:
+        return self.adder.total({party: one.ciphertexts for party, one in parts.items()})
+
+    def _unmask(self, wanted: _Sum, attempt: int) -> None:
+        """Show all what all sent, and ask for their self-masks. If one is lost now, nobody can
+        open the sum any more: nothing may be revealed for another attempt."""
+        body = Unmask(replies=self.epochs.carried.replies)
+        with self.exchanges.ask(self.members.present, body, wanted.number, attempt) as answers:
+            _, statements = self.exchanges.hear(answers, Unmasked, wanted.number, attempt)
+        if self._kept(answers):
+            total = self.epochs.carried.total
+            self.epochs.carried = Carried(statements, total, of_round=wanted.part is Update)
+            return
+        if wanted.part is EvaluationUpdate:
+            raise RunError(
+                f"{', '.join((*answers.vanished, *answers.refused))} was lost before the "
+                "evaluation could be opened, and under aggregation.single_opening it may not be "
+                "summed again; what was begun stays spent, submit the plan again"
             )
-        if missing:
-            raise PartyTimeout(
-                f"{', '.join(missing)} did not answer in phase {where} (the plan's "
-                f"cohort.timeout_seconds is {self.plan.cohort.timeout_seconds}). Check there that "
-                "the node is running (fedtags-party status) and of this version (logs/relay.log), "
-                "then submit again"
-            )
+        self.epochs.carried = Carried(lost=True)
+        self.epochs.lost = wanted.number
 
-    def _leave(self, party: str) -> None:
-        del self.talks[party]
-        del self.cohort[party]
+    def _kept(self, answers: Answers) -> bool:
+        """True if nobody was lost; else the others go on by themselves."""
+        if answers.complete:
+            return True
+        self.members.lose(answers.vanished, answers.refused, self.exchanges.where)
+        self.exchanges.narrow(self.members.present)
+        return False
+
+    def _open_evaluation(self) -> tuple[str, ...]:
+        """All open the evaluation's sum and say which it was, before anyone tells it or publishes.
+        Returns whose counts are in it."""
+        number = self.plan.training.rounds + 2
+        parties, carried = self.members.present, self.epochs.carried
+        body = OpenEvaluation(replies=carried.replies, total=carried.total)
+        with self.exchanges.ask(parties, body, number) as answers:
+            opened, statements = self.exchanges.hear(answers, EvaluationOpened, number)
+        self._kept(answers)
+        self._check_left(answers, at_least=len(parties) // 2 + 1)
+        check_opened({party: one.opened for party, one in opened.items()})
+        self.epochs.carried = Carried(statements)
+        return parties
+
+    def _publish(self, parties: tuple[str, ...]) -> tuple[Figures, set[str]]:
+        """Everyone who opened the evaluation writes its tags and tells it; who confirmed that."""
+        self.exchanges.enter("publication")
+        number = self.plan.training.rounds + 3
+        body = Publish(replies=self.epochs.carried.replies)
+        with self.exchanges.ask(self.members.present, body, number) as answers:
+            receipts, _ = self.exchanges.hear(answers, Receipt, number)
+        self._kept(answers)
+        self._check_left(answers, at_least=1)
+        copies = {party: one.evaluation for party, one in receipts.items()}
+        evaluation = agreed_evaluation(self.plan, copies)
+        sizes = [self.members.decisions[party].public_size for party in parties]
+        return figures_of(self.plan, evaluation, sizes, self.recorder), set(receipts)
+
+    def _check_left(self, answers: Answers, at_least: int) -> None:
+        """After the last sum nothing is protected any more, so the plan's minimum does not hold for
+        parties that do not answer; one that refuses has found something wrong. More than half of
+        the evaluation's parties must have opened it: else no party tells it."""
+        where = self.exchanges.where
+        if answers.refused and not self.members.enough:
+            missing = dict.fromkeys(answers.vanished, where)
+            raise refusal_error(dict.fromkeys(answers.refused, where), missing)
+        if len(self.members.present) < at_least:
+            lost = dict.fromkeys((*answers.vanished, *answers.refused), where)
+            raise timeout_error(lost, self.plan.cohort)
+
+    def _abort(self, error: BaseException) -> None:
+        reason = type(error).__name__ if isinstance(error, FedtagsError) else "InternalError"
+        with contextlib.suppress(FedtagsError):  # the run's own error is the one to tell
+            self.exchanges.tell(Abort(reason=reason), ABORT_TIMEOUT_S)
 
 
-def _proposed(plan: Plan, members: Mapping[str, bytes]) -> dict[str, bytes]:
+def _proposed(plan: Plan, members: Mapping[str, bytes]) -> list[str]:
     """The plan's parties, or all members. Raises CohortError if they are too few or unknown."""
     unknown = sorted(set(plan.cohort.parties) - set(members))
     if unknown:
@@ -321,4 +286,4 @@ def _proposed(plan: Plan, members: Mapping[str, bytes]) -> dict[str, bytes]:
             f"{len(wanted)} parties are enrolled, the plan's cohort.minimum is "
             f"{plan.cohort.minimum}; invite more parties or change the plan"
         )
-    return {party: members[party] for party in sorted(wanted)}
+    return sorted(wanted)

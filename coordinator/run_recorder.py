@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, func, insert, select, update
 
-from coordinator.tables import exchange_bytes, exchanges, metrics, phases, runs
+from coordinator.tables import exchange_bytes, exchanges, membership, metrics, phases, runs
 from privacy.errors import RunError
 from privacy.hosting.database import reading, store_errors, utc_now
 
@@ -25,10 +27,22 @@ class RunRecorder:
         self._run_id = run_id
         self._asked_at = 0.0
         self._stop = False
+        self._where: tuple[str, int | None] = ("", None)
 
     def phase(self, name: str, round_number: int | None, total_rounds: int) -> None:
         """A phase begins. Raises RunError if the run was ended from outside."""
+        self._where = (name, round_number)
+        self._begin(name, round_number, state="running", total_rounds=total_rounds)
+
+    def pause(self, absent: Sequence[str], until: datetime) -> None:
+        """The run waits in the round that was begun last. Raises RunError as `phase` does."""
+        names = json.dumps(sorted(absent))
+        number = self._where[1]
+        self._begin("pause", number, state="paused", waiting_for=names, pause_until=until)
+
+    def _begin(self, name: str, round_number: int | None, **values: object) -> None:
         now = utc_now()
+        values = {"waiting_for": None, "pause_until": None, **values}
 
         def change(connection: Connection) -> int:
             started = func.coalesce(runs.c.started_at, now)
@@ -36,11 +50,11 @@ class RunRecorder:
                 update(runs)
                 .where(runs.c.run_id == self._run_id, runs.c.active_slot.is_not(None))
                 .values(
-                    state="running",
                     started_at=started,
                     phase=name,
                     round=round_number,
-                    total_rounds=total_rounds,
+                    resume_requested=False,
+                    **values,
                 )
             ).rowcount
             connection.execute(
@@ -97,6 +111,32 @@ class RunRecorder:
                 )
             )
         )
+
+    def membership(self, party: str, event: str) -> None:
+        """A party left or came back, in the phase that was begun last."""
+        phase, number = self._where
+        self._write(
+            lambda connection: connection.execute(
+                insert(membership).values(
+                    run_id=self._run_id,
+                    party=party,
+                    event=event,
+                    phase=phase,
+                    round=number,
+                    at=utc_now(),
+                )
+            )
+        )
+
+    def resume_requested(self) -> bool:
+        """True once for an operator's wish to go on now; the wish is taken back."""
+        query = select(runs.c.resume_requested).where(runs.c.run_id == self._run_id)
+        with store_errors(), reading(self._engine) as connection:
+            if not connection.execute(query).scalar_one():
+                return False
+        taken_back = update(runs).where(runs.c.run_id == self._run_id)
+        self._write(lambda one: one.execute(taken_back.values(resume_requested=False)))
+        return True
 
     def stop_requested(self) -> bool:
         """True once an operator asked this run to stop; looks at most 5 times a second."""

@@ -1,7 +1,8 @@
 """The run store: what the control plane and the ServerApp both know of a run.
 
 Both processes open it, each with its own connections; every change is one transaction. A run is
-created, running, and then finished, failed or stopped; nothing leaves those last three.
+created, running, perhaps paused and running again, and then finished, failed or stopped; nothing
+leaves those last three.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from coordinator.run_recorder import RunRecorder
 from coordinator.tables import (
     exchange_bytes,
     exchanges,
+    membership,
     metrics,
     parties,
     run_members,
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from coordinator.rounds import RunRequest
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-ACTIVE = ("created", "running")
+ACTIVE = ("created", "running", "paused")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +51,20 @@ class Exchange:
 
 
 @dataclasses.dataclass(frozen=True)
+class Membership:
+    """A party left ('left' without an answer, 'refused') or came back ('returned') in a run."""
+
+    party: str
+    event: str
+    phase: str
+    round: int | None
+    at: datetime
+
+
+@dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """A run as stored. `error`, `exit_code` and `message` are set once it failed or was stopped."""
+    """A run as stored. `error`, `exit_code` and `message` are set once it failed or was stopped;
+    `waiting_for` and `pause_until` while it is paused."""
 
     run_id: str
     plan_name: str
@@ -58,6 +72,7 @@ class RunRecord:
     requester_public: bytes
     state: str
     stop_requested: bool
+    resume_requested: bool
     phase: str | None
     round: int | None
     total_rounds: int | None
@@ -69,6 +84,8 @@ class RunRecord:
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+    waiting_for: tuple[str, ...]
+    pause_until: datetime | None
 
     @property
     def active(self) -> bool:
@@ -214,6 +231,13 @@ class RunStore:
             for row in rows
         ]
 
+    def membership_of(self, run_id: str) -> Sequence[Membership]:
+        """Who left a run and who came back, oldest first."""
+        query = select(membership).where(membership.c.run_id == run_id).order_by(membership.c.id)
+        with store_errors(), reading(self._engine) as connection:
+            rows = connection.execute(query).all()
+        return [Membership(row.party, row.event, row.phase, row.round, row.at) for row in rows]
+
     def metrics_of(self, run_id: str) -> Mapping[str, float]:
         """The newest value of every released figure of a run."""
         query = select(metrics.c.name, metrics.c.value).where(metrics.c.run_id == run_id)
@@ -264,6 +288,19 @@ class RunStore:
             raise RunError(f"run {run_id} has already ended ({record.state}); nothing to stop")
         return record
 
+    def request_resume(self, run_id: str) -> RunRecord:
+        """Ask a paused run to try its absent parties now. Raises RunError if it is not paused."""
+        with store_errors(), self._engine.begin() as connection:
+            changed = connection.execute(
+                update(runs)
+                .where(runs.c.run_id == run_id, runs.c.state == "paused")
+                .values(resume_requested=True)
+            ).rowcount
+        record = self.get(run_id)
+        if not changed:
+            raise RunError(f"run {run_id} is not paused ({record.state}); nothing to resume")
+        return record
+
     def _end(self, run_id: str, **values: object) -> bool:
         with store_errors(), self._engine.begin() as connection:
             if self._row(connection, run_id) is None:
@@ -272,7 +309,13 @@ class RunStore:
                 connection.execute(
                     update(runs)
                     .where(runs.c.run_id == run_id, runs.c.state.in_(ACTIVE))
-                    .values(active_slot=None, ended_at=utc_now(), **values)
+                    .values(
+                        active_slot=None,
+                        ended_at=utc_now(),
+                        waiting_for=None,
+                        pause_until=None,
+                        **values,
+                    )
                 ).rowcount
             )
 
@@ -298,6 +341,7 @@ def _record(row: RowMapping) -> RunRecord:
     }
     if values["outcome"] is not None:
         values["outcome"] = json.loads(values["outcome"])
+    values["waiting_for"] = tuple(json.loads(values["waiting_for"] or "[]"))
     return RunRecord(**values)
 
 

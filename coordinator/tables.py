@@ -21,6 +21,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
 )
 from sqlalchemy.types import TypeDecorator
 
@@ -91,6 +92,7 @@ runs = Table(
     Column("state", String(15), nullable=False),
     Column("active_slot", Integer, unique=True),
     Column("stop_requested", Boolean, nullable=False),
+    Column("resume_requested", Boolean, nullable=False, server_default=false()),
     Column("phase", String(31)),
     Column("round", Integer),
     Column("total_rounds", Integer),
@@ -102,6 +104,9 @@ runs = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("started_at", UtcDateTime),
     Column("ended_at", UtcDateTime),
+    # While the run is paused: names of absent parties (JSON), and when it gives up.
+    Column("waiting_for", Text),
+    Column("pause_until", UtcDateTime),
 )
 
 run_members = Table(
@@ -150,4 +155,16 @@ metrics = Table(
     Column("name", String(63), nullable=False),
     Column("value", Float, nullable=False),
     Column("recorded_at", UtcDateTime, nullable=False),
+)
+
+membership = Table(
+    "membership",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("run_id", String(63), ForeignKey("runs.run_id"), nullable=False, index=True),
+    Column("party", String(31), nullable=False),
+    Column("event", String(31), nullable=False),
+    Column("phase", String(31), nullable=False),
+    Column("round", Integer),
+    Column("at", UtcDateTime, nullable=False),
 )

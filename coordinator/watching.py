@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from coordinator.api_models import RunDetail
 from coordinator.client import CoordinatorClient
-from coordinator.views import progress_fraction, progress_text
+from coordinator.views import progress_fraction, progress_text, state_text
 from privacy.errors import NotRunningError
 from privacy.hosting.commands import say
 
@@ -35,7 +35,7 @@ def watch(client: CoordinatorClient, run_id: str, as_json: bool) -> RunDetail:
         task = progress.add_task(run_id, total=1.0, where="")
         while True:
             run = _ask(client, run_id)
-            where = progress_text(run) or run.state
+            where = state_text(run) if run.state == "paused" else progress_text(run) or run.state
             progress.update(task, completed=progress_fraction(run), where=where)
             if not run.active:
                 return run

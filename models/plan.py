@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from models.catalogue import catalogue_columns
 from models.features import FeatureColumn, Name
+from privacy.ciphertexts import MAX_PARTIES
 from privacy.errors import ConfigError, PlanError
 from privacy.identity import PARTY_PATTERN
-from privacy.packing import MAX_PARTIES
 
 MAX_PLAN_BYTES = 64 * 1024
 PartyName = Annotated[str, Field(pattern=PARTY_PATTERN)]
@@ -130,22 +130,38 @@ class Training(_Section):
 
 
 class Privacy(_Section):
-    """The epsilon asked of each party for this run; delta is 1 / (10 * N^) unless smaller here."""
+    """The epsilon asked of each party for this run; delta is 1 / (10 * N^) unless smaller here.
+
+    `weights_epsilon` is asked only if `aggregation.weights` is 'noised_size'.
+    """
 
     epsilon: Annotated[float, Field(gt=0, le=8)]
     evaluation_epsilon: Annotated[float, Field(gt=0, le=8)] = 1.0
+    weights_epsilon: Annotated[float, Field(gt=0, le=8)] = 0.1
     delta: Annotated[float, Field(gt=0, lt=0.01)] | None = None
 
 
 class Aggregation(_Section):
-    """Each coordinate of a model delta is clamped to [-update_bound, update_bound], in 20 bits.
+    """Each coordinate of a model delta is clamped to [-update_bound, update_bound].
 
-    `weights`: 'public_size' weighs a party by its declared public size, 'equal' by 1/n. Both are
-    public constants.
+    `weights`: 'public_size' weighs a party by its declared public size, 'equal' by 1/n; both are
+    public constants. 'noised_size' weighs it by its noised number of training rows over the
+    cohort's sum of these, which is charged. `single_opening`: every upload also carries a mask of
+    its own, revealed for at most one attempt of a round.
     """
 
     update_bound: Annotated[float, Field(gt=0, le=100)] = 4.0
-    weights: Literal["public_size", "equal"] = "public_size"
+    weights: Literal["public_size", "equal", "noised_size"] = "public_size"
+    single_opening: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.single_opening and self.weights == "noised_size":
+            raise ValueError(
+                "aggregation.single_opening: not with weights = 'noised_size', whose sum is opened "
+                "again after each change of the cohort; use 'public_size' or 'equal'"
+            )
+        return self
 
 
 class Evaluation(_Section):
@@ -157,12 +173,16 @@ class Evaluation(_Section):
 
 
 class Cohort(_Section):
-    """Who takes part. With two parties the sum gives away the other's update; only DP protects."""
+    """Who takes part. With two parties the sum gives away the other's update; only DP protects.
+
+    `pause_minutes`: how long a run that has fewer parties left than `minimum` waits for them.
+    """
 
     parties: tuple[PartyName, ...] = ()
     minimum: Annotated[int, Field(ge=2, le=MAX_PARTIES)] = 3
     accept_two_party: bool = False
     timeout_seconds: Annotated[int, Field(ge=5, le=3600)] = 180
+    pause_minutes: Annotated[int, Field(ge=0, le=1440)] = 60
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +20,16 @@ from models.families import engine, network
 from models.plan import Plan
 from privacy.accounting import calibrate_release, calibrate_training, run_delta
 from privacy.dp_sgd import StepRule, train
+from privacy.errors import ProtocolError
 from privacy.factorised import row_logits
 from privacy.mechanism import Gaussian, Mechanism, SampledGaussian, gradient_mechanism
-from privacy.packing import DeltaCode
+from privacy.packing import COUNT_BOUND, DeltaCode
 from privacy.randomness import Entropy, generator
 
 # Chosen on the simulated market only, for all model families: docs/explanation/utility.md.
 NOISE_WALK = 2.0
 MAX_LEARNING_RATE = 8.0
+NOISED_SIZE = "noised_size"
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class Terms:
-    """What a plan means at one party: fixed by public constants before any data is touched."""
+    """What a plan means at one party: fixed by public constants before any data is touched.
+
+    `weights`: how the number of training rows is noised; None if weights are public.
+    """
 
     public_size: int
     delta: float
@@ -51,11 +56,13 @@ class Terms:
     evaluation: Gaussian
     rule: StepRule
     local_steps: int
+    weights: Gaussian | None = None
 
     @property
     def mechanisms(self) -> tuple[Mechanism, ...]:
         """All that the run will charge: what a ledger reserves."""
-        return (self.training, self.evaluation)
+        always = (self.training, self.evaluation)
+        return always if self.weights is None else (*always, self.weights)
 
     @property
     def round_mechanism(self) -> SampledGaussian:
@@ -70,6 +77,9 @@ def party_terms(plan: Plan, public_size: int) -> Terms:
     unit, batch = gradient_mechanism(plan.training.sample_rate, public_size, 1.0, steps)
     sigma = calibrate_training(plan.privacy.epsilon, delta, unit.sample_rate, steps)
     training = SampledGaussian(unit.sample_rate, sigma, steps)
+    weights = None
+    if plan.aggregation.weights == NOISED_SIZE:
+        weights = Gaussian(calibrate_release(plan.privacy.weights_epsilon, delta))
     return Terms(
         public_size=public_size,
         delta=delta,
@@ -77,6 +87,7 @@ def party_terms(plan: Plan, public_size: int) -> Terms:
         evaluation=Gaussian(calibrate_release(plan.privacy.evaluation_epsilon, delta)),
         rule=_step_rule(plan, training, batch),
         local_steps=plan.training.local_steps,
+        weights=weights,
     )
 
 
@@ -112,16 +123,70 @@ def noise_tied_rate(
 
 
 def public_weights(plan: Plan, public_sizes: Mapping[str, int]) -> dict[str, float]:
-    """Each member's weight in the average; public constants that sum to 1."""
+    """Each member's weight in the average; public constants that sum to 1.
+
+    Raises ValueError for a plan whose weights are noised instead.
+    """
+    if plan.aggregation.weights == NOISED_SIZE:
+        raise ValueError("the weights of this plan are not public")
     if plan.aggregation.weights == "equal":
         return {party: 1 / len(public_sizes) for party in public_sizes}
     total = sum(public_sizes.values())
     return {party: size / total for party, size in public_sizes.items()}
 
 
-def delta_code(plan: Plan, weights: Mapping[str, float]) -> DeltaCode:
-    """How this cohort turns model deltas into integers."""
-    return DeltaCode(plan.aggregation.update_bound, max(weights.values()))
+def noised_size(terms: Terms, rows: Rows, entropy: Entropy) -> int:
+    """This party's number of training rows with its full noise, clamped to [1, 2**40].
+
+    One customer changes the number by at most 1. What is returned may leave the party in a secure
+    sum only. For plans with noised weights; raises ValueError for another.
+    """
+    if terms.weights is None:
+        raise ValueError("the weights of this plan are public")
+    counted = np.array([len(rows.labels)], dtype=np.int64)
+    noised = terms.weights.noised(counted, generator(entropy("weights")))
+    return int(np.clip(noised, 1, COUNT_BOUND)[0])
+
+
+def noised_weight(own: int, total: int) -> float:
+    """A party's weight from its noised size and the opened sum of all participants' ones.
+
+    Raises ProtocolError if the sum is smaller than our own part of it: sizes are at least 1.
+    """
+    if not 1 <= own <= total:
+        raise ProtocolError("the sum of the parties' weights is smaller than this party's own")
+    return own / total
+
+
+def delta_code(plan: Plan, public_sizes: Mapping[str, int]) -> DeltaCode:
+    """How the members of one key agreement turn model deltas into integers.
+
+    `public_sizes`: these members'. Noised weights have no public bound but 1.
+    """
+    largest = 1.0
+    if plan.aggregation.weights != NOISED_SIZE:
+        largest = max(public_weights(plan, public_sizes).values())
+    return DeltaCode(plan.aggregation.update_bound, largest, len(public_sizes))
+
+
+def opened_model_delta(
+    plan: Plan,
+    code: DeltaCode,
+    total: NDArray[np.int64],
+    participants: Sequence[str],
+    public_sizes: Mapping[str, int],
+) -> NDArray[np.float64]:
+    """The average model delta, shape (d,), from the opened sum of `participants`' integers.
+
+    `public_sizes`: of all members of the key agreement. If some of these take no part, the
+    participants' public weights no longer sum to 1, and the sum is divided by what they sum to.
+    Noised weights are known as one sum only: whoever is missing counts as no change.
+    """
+    weighted = code.dequantise(total, len(participants))
+    if plan.aggregation.weights == NOISED_SIZE:
+        return weighted
+    weights = public_weights(plan, public_sizes)
+    return weighted / sum(weights[party] for party in sorted(participants))
 
 
 def held_out(customers: Sequence[str], local_key: bytes, fraction: float) -> NDArray[np.bool_]:
@@ -143,6 +208,21 @@ def held_out(customers: Sequence[str], local_key: bytes, fraction: float) -> NDA
     )
 
 
+@dataclass(frozen=True)
+class LocalUpdate:
+    """One party's result of one round: a post-processing of its noised gradients.
+
+    `values`: the weighted model delta as integers, shape (d,); `saturated`: how many of its
+    coordinates were clamped, which stays at the party. `model_delta` (before clamping) and
+    `rounding_key` are what a resend in a later epoch needs (`recoded`).
+    """
+
+    values: NDArray[np.int64]
+    saturated: int
+    model_delta: NDArray[np.float64] = field(repr=False)
+    rounding_key: bytes = field(repr=False)
+
+
 def local_update(
     plan: Plan,
     plan_hash: bytes,
@@ -153,16 +233,26 @@ def local_update(
     weight: float,
     round_number: int,
     entropy: Entropy,
-) -> NDArray[np.int64]:
-    """One round at one party: local DP-SGD, then the weighted model delta as 20-bit integers.
-
-    The result is a post-processing of `terms.round_mechanism`'s noised gradients.
-    """
+) -> LocalUpdate:
+    """One round at one party: local DP-SGD, then the weighted model delta as integers."""
     summing = engine(plan.model, plan.training.engine, rows.features, rows.labels)
     noise = generator(entropy(f"round {round_number} training"))
     trained = train(summing, parameters, terms.round_mechanism, terms.rule, noise)
-    rounding = generator(entropy(f"round {round_number} rounding"))
-    return code.quantise(trained - parameters, weight, rounding)
+    rounding_key = entropy(f"round {round_number} rounding")
+    return _coded(trained - parameters, rounding_key, code, weight)
+
+
+def recoded(update: LocalUpdate, code: DeltaCode, weight: float) -> LocalUpdate:
+    """The same noised model delta, rounded with the same randomness, under a later epoch's public
+    constants: the identical values if these are the same. Touches no data and draws nothing."""
+    return _coded(update.model_delta, update.rounding_key, code, weight)
+
+
+def _coded(
+    model_delta: NDArray[np.float64], rounding_key: bytes, code: DeltaCode, weight: float
+) -> LocalUpdate:
+    values = code.quantise(model_delta, weight, generator(rounding_key))
+    return LocalUpdate(values, code.saturated(model_delta), model_delta, rounding_key)
 
 
 def model_logits(

@@ -1,6 +1,7 @@
 """Preflight at the party: may this plan run here, and is there budget for it?
 
-Everything is checked before any data is opened; the spend is reserved before that, too.
+Everything is checked before any data is opened; the spend is reserved before that, too. A party
+that comes back to a run after a restart is checked in the same way, against what it had reserved.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from party_client.run_rows import dataset_digest, split_in_place
 from party_client.sources import Examples
 from privacy.errors import BudgetExceeded, ConfigError, DataError, PolicyRefusal, ProtocolError
 from privacy.identity import fingerprint, verify_plan
-from privacy.messages import Preflight
+from privacy.messages import Preflight, Regroup
 
 # Public reason codes of a refusal besides those of `party_client.policy`.
 BUDGET = "budget"
@@ -29,8 +30,9 @@ MEMBERS = "members"
 PLAN_INVALID = "plan"
 
 # A reservation expires once its run has lain still for so many of the plan's timeouts, and for at
-# least so long. Between two entries of a run lie at most four exchanges (preflight, two for the
-# keys, round 1), and the coordinator waits one timeout for each.
+# least so long, plus the longest pause that the plan allows. Between two entries of a run lie at
+# most five exchanges (a regrouping, two for the keys, a sum that a party missed, the sum again),
+# and the coordinator waits one timeout for each.
 VALID_TIMEOUTS = 6
 VALID_AT_LEAST = timedelta(minutes=10)
 
@@ -62,18 +64,9 @@ def admit(node: Node, run: str, request: Preflight, end_earlier: Callable[[], No
     code, or PlanError, otherwise; no reservation is left behind then.
     """
     _check_signature(node, run, request)
-    plan = parse_plan(request.plan)
-    check_tags(plan)
-    _check_members(node, request.cohort)
-    rules.check(
-        node.policy,
-        plan,
-        requester_fingerprint=fingerprint(request.requester),
-        cohort=request.cohort,
-        party=node.party,
-        public_size=node.public_size,
-    )
-    terms = party_terms(plan, node.public_size)
+    if node.ledger.has_run(run):
+        raise ProtocolError("this run id has been used before; a run is never replayed")
+    plan, terms = _checked(node, request)
     end_earlier()
     _reserve(node, run, plan, request.plan, terms)
     try:
@@ -86,14 +79,66 @@ def admit(node: Node, run: str, request: Preflight, end_earlier: Callable[[], No
         raise
 
 
+def readmit(node: Node, run: str, request: Regroup) -> Admission:
+    """Check what `admit` checks for a run that this party had accepted before it restarted, and
+    open the data again. Nothing is reserved: what it had reserved stands as it did.
+
+    Raises ProtocolError or SignatureError unless the ledger holds this run of this very plan, open;
+    PolicyRefusal with a public reason code, or PlanError, otherwise. Where the data are what
+    refuses, the run is over here: nobody may ask them again.
+    """
+    _check_signature(node, run, request)
+    state = node.ledger.state()
+    reserved = state.runs.get(run)
+    if reserved is None or reserved.doubtful or not reserved.open(state.now):
+        raise ProtocolError("the ledger holds no open reservation of this run")
+    if reserved.plan_digest != plan_digest(request.plan):
+        raise ProtocolError("the run was reserved for another plan")
+    plan, terms = _checked(node, request)
+    if reserved.mechanisms[: len(terms.mechanisms)] != terms.mechanisms:
+        raise PolicyRefusal(
+            BUDGET, "the run was reserved for other terms; was public_size changed since then?"
+        )
+    try:
+        return _open_data(node, plan, plan_digest(request.plan), terms)
+    except (ConfigError, DataError) as error:
+        if reserved.touched:
+            node.ledger.close(run, outcome="failed")
+        else:
+            node.ledger.refund(run)
+        raise PolicyRefusal(rules.DATA, str(error)) from error
+
+
+def check_proposal(node: Node, run: str, plan: Plan, request: Regroup) -> None:
+    """Raise SignatureError or PolicyRefusal unless the same requester's plan may go on with this
+    cohort; what `admit` has judged once is not judged again."""
+    _check_signature(node, run, request)
+    _check_members(node, request.cohort)
+    rules.check_cohort(node.policy, plan, request.cohort, node.party)
+
+
+def _checked(node: Node, request: Preflight) -> tuple[Plan, Terms]:
+    """The plan and what it means here, if it fits itself, the members and the policy."""
+    plan = parse_plan(request.plan)
+    check_tags(plan)
+    _check_members(node, request.cohort)
+    rules.check(
+        node.policy,
+        plan,
+        requester_fingerprint=fingerprint(request.requester),
+        cohort=request.cohort,
+        party=node.party,
+        public_size=node.public_size,
+    )
+    return plan, party_terms(plan, node.public_size)
+
+
 def _check_signature(node: Node, run: str, request: Preflight) -> None:
-    """Raise unless a requester pinned at join signed this plan for this run, unseen so far."""
+    """Raise unless a requester pinned at join signed this plan for this run."""
     pinned = {bytes.fromhex(one.public_key) for one in node.federation.requesters}
     if request.requester not in pinned:
         raise PolicyRefusal(rules.REQUESTER, "the plan's requester is not one pinned at join")
     verify_plan(request.requester, request.requester_signature, run, request.plan)
-    if node.ledger.has_run(run):
-        raise ProtocolError("this run id has been used before; a run is never replayed")
 
 
 def _check_members(node: Node, cohort: Mapping[str, bytes]) -> None:
@@ -133,7 +178,7 @@ def _reserve(node: Node, run: str, plan: Plan, source: bytes, terms: Terms) -> N
 def validity(plan: Plan) -> timedelta:
     """How long a reservation for this plan stands without a new entry of its run."""
     waited = timedelta(seconds=VALID_TIMEOUTS * plan.cohort.timeout_seconds)
-    return max(VALID_AT_LEAST, waited)
+    return max(VALID_AT_LEAST, waited) + timedelta(minutes=plan.cohort.pause_minutes)
 
 
 def _open_data(node: Node, plan: Plan, digest: str, terms: Terms) -> Admission:

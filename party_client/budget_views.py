@@ -98,6 +98,9 @@ def forecast_view(made: Forecast) -> Group:
     )
     noise = f"noise multiplier {terms.evaluation.noise_multiplier:.4g}"
     table.add_row("evaluation", *(_up(one.evaluation) for one in costs), noise)
+    if terms.weights is not None:
+        noise = f"noise multiplier {terms.weights.noise_multiplier:.4g}"
+        table.add_row("weights", *(_up(one.weights) for one in costs), noise)
     share = (
         f"{share_in_words(made.share)} of the lifetime budget; {share_in_words(made.used)} is used"
     )
@@ -186,6 +189,7 @@ def _cost_json(cost: Cost) -> dict[str, float]:
         "delta": cost.delta,
         "epsilon_training": cost.training,
         "epsilon_evaluation": cost.evaluation,
+        "epsilon_weights": cost.weights,
         "epsilon": cost.together,
     }
 
@@ -213,7 +217,8 @@ def _runs(runs: Sequence[RunLine]) -> RenderableType:
     table = _table("what each run is charged", "for", "epsilon>", "state")
     for run in runs:
         table.add_row(run.run, run.purpose, _up(run.epsilon), run.status)
-    return table
+    notes = [Text(f"{run.run}: {run.two_party}") for run in runs if run.two_party]
+    return Group(table, *notes)
 
 
 def _provenance(one: Mapping[str, Any]) -> Padding:

@@ -23,11 +23,13 @@ LIFETIME = "lifetime budget"
 
 @dataclass(frozen=True)
 class Cost:
-    """Epsilon at `delta`: of the training, of the evaluation, and of both composed."""
+    """Epsilon at `delta`: of the training, the evaluation and noised weights (0 if the plan's are
+    public), and of all composed."""
 
     delta: float
     training: float
     evaluation: float
+    weights: float
     together: float
 
 
@@ -112,4 +114,5 @@ def cost(terms: Terms, delta: float) -> Cost:
         return epsilon(mechanisms, delta)
 
     together = of(*terms.mechanisms)
-    return Cost(delta, of(terms.training), of(terms.evaluation), together)
+    weights = of(terms.weights) if terms.weights is not None else 0.0
+    return Cost(delta, of(terms.training), of(terms.evaluation), weights, together)

@@ -1,8 +1,9 @@
 """The exchange of ledger heads in one run: what this party shows of ledgers, and what it accepts.
 
 Every decision, update, evaluation and receipt carries the signed head of its party's ledger
-(`privacy.ledger_heads`); the coordinator relays them at the next exchange. Each member keeps the
-newest of every other one (`party_client.peer_heads`), and its decision shows those to all. So
+(`privacy.ledger_heads`); the coordinator relays these replies at the next exchange. Each member
+keeps the newest of every other one (`party_client.peer_heads`), and its decision shows those to
+all. So
 
 - a party whose ledger lacks an entry that a member has seen charges what is missing;
 - a party whose ledger went back, forked or stood still is refused by every other member;
@@ -25,7 +26,7 @@ Shown = Mapping[str, Sequence[SignedHead]]
 
 
 class HeadExchange:
-    """One run's heads at this party.
+    """The heads of one run's epoch at this party.
 
     Invariant: a member's head is kept, durably, before this party's next message, and only if it
     is ahead of every head of that member that anyone in the run has shown.
@@ -54,8 +55,10 @@ class HeadExchange:
         """The newest heads that this party holds of the other members."""
         return {party: head.frame for party, head in self._kept().items()}
 
-    def meet(self, decisions: Mapping[str, Decision]) -> None:
+    def meet(self, decisions: Mapping[str, Decision], *, stands: bool = False) -> None:
         """Check and keep what the final cohort's decisions say of every member's ledger.
+
+        `stands`: a ledger may be where it was last shown, as in the middle of a run.
 
         Raises LedgerError if this party's own ledger lacks an entry that a member has seen; by then
         the gap is charged, and the next run can go on. Raises ProtocolError, naming the party, if a
@@ -64,14 +67,16 @@ class HeadExchange:
         self._members = {party: self._members[party] for party in decisions}
         shown = {party: self._shown(party, decisions) for party in decisions}
         self._reconcile(shown[self._node.party])
-        self._accept({party: one.ledger_head for party, one in decisions.items()}, 0, shown)
+        heads = {party: one.ledger_head for party, one in decisions.items()}
+        self._accept(heads, 0, shown, stands)
 
     def follow(self, frames: Mapping[str, bytes], round_number: int) -> None:
-        """Check and keep the members' heads of the exchange before, as the coordinator relays them.
+        """Check and keep the participants' heads of the exchange before, as the coordinator relays
+        them; these are `frames`' parties.
 
-        Raises ProtocolError unless every member's is there, of this run and round, and ahead.
+        Raises ProtocolError unless each is of this run and round, and ahead.
         """
-        self._accept(frames, round_number, {})
+        self._accept(frames, round_number, {}, stands=False)
 
     def _shown(self, party: str, decisions: Mapping[str, Decision]) -> list[SignedHead]:
         """What the others' decisions show of `party`'s ledger."""
@@ -100,16 +105,18 @@ class HeadExchange:
                 "ends here; submit the plan again"
             )
 
-    def _accept(self, frames: Mapping[str, bytes], round_number: int, shown: Shown) -> None:
+    def _accept(
+        self, frames: Mapping[str, bytes], round_number: int, shown: Shown, stands: bool
+    ) -> None:
         if frames.get(self._node.party) != self._sent:
             raise ProtocolError("this party's own ledger head came back other than it was sent")
         kept, fresh = self._kept(), []
-        for party, public in self._others().items():
-            head = read_head(frames.get(party, b""), party, public)
+        for party in sorted(set(frames) & set(self._others())):
+            head = read_head(frames[party], party, self._members[party])
             if (head.run, head.round) != (self._run, round_number):
                 raise ProtocolError(f"the ledger head of {party} is not of this run and round")
             for known in (*shown.get(party, ()), *([kept[party]] if party in kept else [])):
-                check_ahead(head, known)
+                check_ahead(head, known, stands=stands)
             fresh.append(head)
         self._node.peers.keep(fresh)
 

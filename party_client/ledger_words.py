@@ -7,17 +7,25 @@ for one customer at one party, add/remove adjacency, at the ledger's delta.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from privacy.accounting import epsilon
 from privacy.errors import ConfigError
 from privacy.hash_chain import TORN, Entry
-from privacy.ledger_state import LedgerState, RunState
+from privacy.ledger_state import EVALUATION_ROUND, WEIGHTS_ROUND, LedgerState, RunState
 from privacy.mechanism import Mechanism, SampledGaussian, mechanism_from_data
 
+_STEPS = {EVALUATION_ROUND: "evaluation", WEIGHTS_ROUND: "weights"}
 LEDGER = "ledger"  # stands in for a run's name where an entry is about the ledger itself
+
+
+# What a party is told wherever a run is shown of which a sum had two participants.
+TWO_PARTY = (
+    "a sum of two parties gives each the other's noised update: only differential privacy "
+    "protects it from the other party"
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,8 @@ class Line:
 
 @dataclass(frozen=True)
 class RunLine:
-    """One run. `epsilon`: its own, of what it is charged. `expires`: of an open reservation."""
+    """One run. `epsilon`: its own, of what it is charged. `expires`: of an open reservation.
+    `two_party`: what it means that a sum of it had two participants; None if none had."""
 
     run: str
     plan: str
@@ -43,11 +52,24 @@ class RunLine:
     status: str
     reserved_at: datetime
     expires: datetime | None
+    two_party: str | None
 
 
 def lines(entries: Sequence[Entry], state: LedgerState) -> list[Line]:
-    """Every entry, oldest first; a commit is the status of its intent."""
-    return [_line(one, state) for one in entries if one.kind != "commit"]
+    """Every entry, oldest first; the first commit of what an intent drew is that intent's status,
+    and a later one a line of its own: the same values, sent again."""
+    found: dict[int, Line] = {}
+    drawn: dict[tuple[str, int], int] = {}  # the entry of the intent whose values await a commit
+    for entry in entries:
+        step = (str(entry.body.get("run")), entry.body.get("round", EVALUATION_ROUND))
+        if entry.kind == "intent":
+            drawn[step] = entry.line
+        elif entry.kind == "commit" and step in drawn:
+            line = drawn.pop(step)
+            found[line] = replace(found[line], status="released")
+            continue
+        found[entry.line] = _line(entry, state)
+    return list(found.values())
 
 
 def run_lines(state: LedgerState, *, only_open: bool = False) -> list[RunLine]:
@@ -62,6 +84,7 @@ def run_lines(state: LedgerState, *, only_open: bool = False) -> list[RunLine]:
             status=run_status(run, state.now),
             reserved_at=run.reserved_at,
             expires=run.newest + run.valid_for if run.open(state.now) else None,
+            two_party=TWO_PARTY if run.two_party else None,
         )
         for name, run in state.runs.items()
         if run.open(state.now) or not only_open
@@ -90,7 +113,7 @@ def provenance(run: RunState) -> list[dict[str, Any]]:
     """How the run was computed and who could open what left: each kind once."""
     found: list[dict[str, Any]] = []
     for intent in run.intents:
-        step = "training" if isinstance(intent.mechanism, SampledGaussian) else "evaluation"
+        step = _STEPS.get(intent.round, "training")
         one = {"step": step, **intent.provenance.as_data()}
         if one not in found:
             found.append(one)
@@ -125,26 +148,36 @@ def _words(entry: Entry, state: LedgerState, run: RunState | None) -> tuple[str,
     if entry.kind == "reserve":
         asked = [mechanism_from_data(one) for one in body["mechanisms"]]
         return f"reserved: {_asked(asked)}", run_status(run, state.now)
+    if entry.kind == "extend":
+        more = [mechanism_from_data(one) for one in body["mechanisms"]]
+        return f"reserved more, for what was lost and is drawn again: {_asked(more)}", ""
     if entry.kind == "intent":
-        return _intent(body["round"], mechanism_from_data(body["mechanism"]), run, state.now)
+        what = _intent(body["round"], mechanism_from_data(body["mechanism"]))
+        stands = "under way" if run.open(state.now) else "charged, not known to have been released"
+        return what, stands
+    if entry.kind == "commit":
+        told = ", ".join(body["recipients"])
+        what = f"{_what(body['round'])}: the same values sent again, under fresh masks, for {told}"
+        return what, "not charged again"
     if entry.kind == "refund":
         return "given back: no data were touched for it", "not charged"
     return f"run {body['outcome']}", ""
 
 
-def _intent(
-    round_number: int, mechanism: Mechanism, run: RunState, now: datetime
-) -> tuple[str, str]:
+def _what(round_number: int) -> str:
+    return _STEPS.get(round_number, f"round {round_number}")
+
+
+def _intent(round_number: int, mechanism: Mechanism) -> str:
     if isinstance(mechanism, SampledGaussian):
-        what = f"round {round_number}: {mechanism.steps} training steps"
-    else:
-        what = "evaluation: noised counts"
-    if round_number in run.committed:
-        return what, "released"
-    return what, "under way" if run.open(now) else "charged, not known to have been released"
+        return f"{_what(round_number)}: {mechanism.steps} training steps"
+    noised = "this party's noised size" if round_number == WEIGHTS_ROUND else "noised counts"
+    return f"{_what(round_number)}: {noised}"
 
 
 def _asked(mechanisms: Sequence[Mechanism]) -> str:
     steps = sum(one.steps for one in mechanisms if isinstance(one, SampledGaussian))
     others = len([one for one in mechanisms if not isinstance(one, SampledGaussian)])
-    return f"{steps} training steps, {others} evaluation{'' if others == 1 else 's'}"
+    parts = [f"{steps} training steps"] if steps else []
+    parts += [f"{others} release{'' if others == 1 else 's'} of noised counts"] if others else []
+    return ", ".join(parts)

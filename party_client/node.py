@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from party_client.federation import PinnedFederation, load_federation
+from party_client.manifest_file import read_manifest
 from party_client.peer_heads import PeerHeads
 from party_client.policy import Policy, load_policy
 from party_client.profile_store import ProfileStore
@@ -32,6 +33,7 @@ class Node:
     policy: Policy
     ledger: Ledger
     peers: PeerHeads
+    manifest: Path
     source: Source
     store: ProfileStore
     reports: Path
@@ -55,6 +57,7 @@ def open_node(home: Path, entropy: Entropy = system_entropy) -> Node:
         )
     peers = PeerHeads(settings.peer_heads)
     peers.read()  # a damaged file is told now, not in the middle of a run
+    read_manifest(settings.manifest)
     return Node(
         party=settings.party,
         public_size=settings.public_size,
@@ -64,6 +67,7 @@ def open_node(home: Path, entropy: Entropy = system_entropy) -> Node:
         policy=policy,
         ledger=open_ledger(settings.ledger, policy),
         peers=peers,
+        manifest=settings.manifest,
         source=open_source(settings.source, home),
         store=ProfileStore(settings.profile_store_url),
         reports=settings.reports,

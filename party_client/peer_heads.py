@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from party_client.durable_file import replace_durably
 from privacy.errors import LedgerError, ProtocolError
 from privacy.ledger_heads import SignedHead, read_head
 
@@ -51,7 +51,7 @@ class PeerHeads:
         kept = self.read() | {head.party: head.frame for head in heads}
         plain = {"format": FORMAT, "heads": {party: kept[party].hex() for party in sorted(kept)}}
         try:
-            _replace_durably(self._path, json.dumps(plain, indent=1).encode() + b"\n")
+            replace_durably(self._path, json.dumps(plain, indent=1).encode() + b"\n")
         except OSError as error:
             raise LedgerError(
                 f"{self._path} cannot be written ({error.strerror}); check its folder's "
@@ -64,19 +64,3 @@ class PeerHeads:
             "only what this party remembers of its peers' ledgers: a cut that one of them has had "
             "until now is then not noticed here"
         )
-
-
-def _replace_durably(path: Path, data: bytes) -> None:
-    draft = path.with_name(path.name + ".new")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -20,8 +20,8 @@ from models.plan import Plan, describe_validation_error
 from models.tags import JOINT_TAGS
 from privacy.accounting import run_delta
 from privacy.budget import Limit
+from privacy.ciphertexts import MAX_PARTIES
 from privacy.errors import ConfigError, PolicyRefusal
-from privacy.packing import MAX_PARTIES
 
 # Public reason codes. A requester sees the code alone; the message stays in the party's log.
 REQUESTER = "requester"  # the plan's requester is not on the party's list
@@ -278,12 +278,15 @@ def _feature_refusals(policy: Policy, plan: Plan) -> Iterator[PolicyRefusal]:
 
 
 def _privacy_refusals(policy: Policy, plan: Plan, public_size: int) -> Iterator[PolicyRefusal]:
-    # The sum of both is at least what they compose to: on the side of privacy.
-    if plan.privacy.epsilon + plan.privacy.evaluation_epsilon > policy.max_epsilon_per_run:
+    # The sum of all is at least what they compose to: on the side of privacy.
+    asked = plan.privacy.epsilon + plan.privacy.evaluation_epsilon
+    if plan.aggregation.weights == "noised_size":
+        asked += plan.privacy.weights_epsilon
+    if asked > policy.max_epsilon_per_run:
         yield PolicyRefusal(
             EPSILON,
-            "policy.toml: max_epsilon_per_run is below what the plan asks for training and "
-            f"evaluation; it is {policy.max_epsilon_per_run:g}",
+            "policy.toml: max_epsilon_per_run is below what the plan asks for training, evaluation "
+            f"and noised weights together; it is {policy.max_epsilon_per_run:g}",
         )
     excess = delta_refusal(plan, public_size)
     if excess is not None:

@@ -32,6 +32,7 @@ def run_foreground(settings: PartySettings) -> None:
             [sys.executable, "-m", "party_client.service", "--home", str(settings.home)],
             ready=lambda: service_answers(settings.socket),
             ready_timeout_s=START_TIMEOUT_S,
+            restart=True,  # a run asks a party back that has lost its service
         )
         files = SuperNodeFiles(
             home=settings.home,

@@ -11,6 +11,8 @@ from privacy.ledger import Provenance
 from privacy.mechanism import Gaussian, SampledGaussian
 from privacy.randomness import ALGORITHM
 
+COUNTING = "number of rows"  # what the ledger calls `models.training.noised_size`
+
 
 def training_provenance(admission: Admission, cohort: Iterable[str]) -> Provenance:
     """Of a round of local training. Its sum is opened by the cohort."""
@@ -31,6 +33,19 @@ def evaluation_provenance(admission: Admission, cohort: Iterable[str]) -> Proven
         family=admission.plan.model.family,
         engine=HISTOGRAM,
         dataset=admission.held_out_digest,
+        sampler=Gaussian.sampler,
+        rng=ALGORITHM,
+        code_version=code_version(),
+        recipients=tuple(sorted(cohort)),
+    )
+
+
+def size_provenance(admission: Admission, cohort: Iterable[str]) -> Provenance:
+    """Of the noised number of training rows. Its sum is opened by the cohort."""
+    return Provenance(
+        family=admission.plan.model.family,
+        engine=COUNTING,
+        dataset=admission.training_digest,
         sampler=Gaussian.sampler,
         rng=ALGORITHM,
         code_version=code_version(),

@@ -16,17 +16,21 @@ from party_client.admission import Admission
 from party_client.node import Node
 from party_client.profile_store import Publication
 from privacy.accounting import epsilon
+from privacy.mechanism import Mechanism
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run whose model is final. `parameters` (d,); `evaluation`: the opened noised counts."""
+    """A run whose model is final. `parameters` (d,); `evaluation`: the opened noised counts;
+    `parties`: whoever this party knows to have contributed; `charged`: what the run has cost here.
+    """
 
     run_id: str
     admission: Admission
     parties: tuple[str, ...]
     parameters: NDArray[np.float64]
     evaluation: NDArray[np.int64]
+    charged: tuple[Mechanism, ...]
 
     @property
     def plan_hash(self) -> bytes:
@@ -65,7 +69,7 @@ def publish(node: Node, run: FinishedRun) -> int:
         plan_digest=run.admission.digest,
         model_digest=run.model_digest,
         parties=run.parties,
-        epsilon=epsilon(run.admission.terms.mechanisms, run.admission.terms.delta),
+        epsilon=epsilon(run.charged, run.admission.terms.delta),
         delta=run.admission.terms.delta,
         published_at=now,
         as_of=as_of,

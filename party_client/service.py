@@ -3,11 +3,15 @@
 It treats its socket as a hostile coordinator. `answer` takes any bytes: a message that the pinned
 coordinator signed, bound to a plan that a pinned requester signed, in its one place in the run,
 gets its reply; the same bytes again get the same reply; all else gets one constant refusal.
+
+A run that a restart interrupted stays open in the ledger until its reservation expires, so that the
+party can come back to it; a fresh preflight, for another run, ends it.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
 import os
 import sys
@@ -15,17 +19,13 @@ import threading
 from pathlib import Path
 
 from party_client.node import Node, open_node
-from party_client.session import Session, begin
+from party_client.proposals import begin
+from party_client.session import Session
 from party_client.socket_server import serve
 from privacy.errors import FedtagsError, LedgerError, ProtocolError
+from privacy.framing import Received, read
 from privacy.ledger import Ledger
-from privacy.messages import (
-    REFUSAL,
-    Abort,
-    Acknowledged,
-    Preflight,
-    read,
-)
+from privacy.messages import REFUSAL, Abort, Acknowledged, Preflight, Regroup
 from privacy.randomness import Entropy, system_entropy
 
 LOG = logging.getLogger(__name__)
@@ -37,14 +37,15 @@ class PartyService:
     def __init__(self, home: Path, entropy: Entropy = system_entropy) -> None:
         self.node: Node = open_node(home, entropy)
         self._session: Session | None = None
-        self._last: tuple[bytes, bytes] | None = None
+        self._last: tuple[bytes, bytes] | None = None  # SHA-256 of a frame, and its reply
         self._lock = threading.Lock()
-        settle(self.node.ledger)  # what a crash left open
+        settle(self.node.ledger, lost_only=True)
 
     def answer(self, frame: bytes) -> bytes:
         """The reply to `frame`; never raises, whatever the bytes."""
         with self._lock:
-            if self._last is not None and self._last[0] == frame:
+            digest = hashlib.sha256(frame).digest()
+            if self._last is not None and self._last[0] == digest:
                 return self._last[1]
             before = self._progress()
             try:
@@ -58,55 +59,69 @@ class PartyService:
                 return REFUSAL
             except FedtagsError as error:
                 # Its text only: a kept record must not keep the run's keys and rows alive with it.
-                LOG.error("the run ended here: %s", str(error))
+                LOG.error("the run ended here (%s): %s", type(error).__name__, str(error))
                 self._end()
                 return REFUSAL
             except Exception:
                 LOG.exception("the run ended here by an error of this software")
                 self._end()
                 return REFUSAL
-            self._last = (frame, reply)
+            self._last = (digest, reply)
             return reply
 
     def close(self) -> None:
-        """End an active run and give up what is open."""
+        """Erase an active run's keys and give up what is open. The ledger is left as it stands, so
+        that the party can come back to the run."""
         with self._lock:
-            self._end()
+            self._drop()
             self.node.source.close()
             self.node.store.close()
 
     def _answer(self, frame: bytes) -> bytes:
         session = self._session
-        limit = Preflight.max_bytes if session is None else session.stage.max_bytes
-        envelope = read(frame, self.node.coordinator_public, limit)
-        if envelope.type == Preflight.kind:
-            return self._begin(frame)
+        possible = () if session is None else session.expected
+        public = self.node.coordinator_public
+        received = read(frame, public, Preflight, Regroup, Abort, *possible)
+        envelope = received.envelope
+        if envelope.type == Regroup.kind and session is not None and envelope.run == session.run:
+            return session.regroup(received)
+        if envelope.type in (Preflight.kind, Regroup.kind):
+            return self._begin(received)
         if session is None:
             raise ProtocolError("no run is active here")
         if envelope.type == Abort.kind:
-            reason = session.talk.hear_abort(frame)
+            reason = session.talk.hear_abort(received)
             LOG.warning("the coordinator ended run %s: %s", session.run, reason)
             reply = session.talk.say(Acknowledged(), 0, begins=False)
             self._end()
             return reply
-        reply = session.answer(frame)
+        reply = session.answer(received)
         if session.ended:
             LOG.info("run %s finished", session.run)
-            self._session = None
+            self._drop()
         return reply
 
-    def _begin(self, frame: bytes) -> bytes:
-        """A preflight. A fresh one ends an unfinished earlier run: the coordinator runs one at a
-        time, and could have aborted it."""
-        session, reply = begin(self.node, frame, self._end)
+    def _begin(self, received: Received) -> bytes:
+        """A preflight, or a regroup of a run without a session. One of a fresh run ends an earlier,
+        unfinished one: the coordinator runs one at a time, and could have aborted it."""
+        session, reply = begin(self.node, received, self._end)
         if session is not None:
+            self._drop()
             self._session = session
             LOG.info("run %s accepted", session.run)
         return reply
 
-    def _progress(self) -> tuple[str, int] | None:
+    def _progress(self) -> tuple[str, int, int] | None:
         session = self._session
-        return None if session is None else (session.run, session.talk.sequence)
+        if session is None:
+            return None
+        return session.run, session.talk.epoch, session.talk.sequence
+
+    def _drop(self) -> None:
+        """Forget the active run, and erase its keys."""
+        if self._session is not None:
+            self._session.erase()
+        self._session = None
 
     def _end(self) -> None:
         """Drop the active run and its keys, and settle what the ledger still holds open.
@@ -114,17 +129,23 @@ class PartyService:
         A ledger that cannot be written (a full disk, damage) leaves that for the next start. Until
         then every run counts as spent and none is accepted, because none can be reserved.
         """
-        self._session = None
+        self._drop()
         try:
             settle(self.node.ledger)
         except LedgerError as error:
             LOG.error("the ledger could not be settled: %s", str(error))
 
 
-def settle(ledger: Ledger) -> None:
-    """End every open run: refund what never touched data, close the rest as failed."""
-    for name, run in ledger.state().runs.items():
+def settle(ledger: Ledger, *, lost_only: bool = False) -> None:
+    """End every open run: refund what never touched data, close the rest as failed.
+
+    `lost_only`: leave alone what may still go on, as after a restart: neither expired nor in doubt.
+    """
+    state = ledger.state()
+    for name, run in state.runs.items():
         if run.state == "reserved":
+            if lost_only and run.open(state.now) and not run.doubtful:
+                continue
             if run.touched:
                 ledger.close(name, outcome="failed")
             else:

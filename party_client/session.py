@@ -1,8 +1,13 @@
-"""One run at one party: a sequence of messages, each of which may come once, in order.
+"""One run at one party: which message may come next, and what each one changes.
 
-preflight -> seal keys -> confirm keys -> round 1 .. R -> evaluate -> publish. The ledger's
-`intent` is durable before data are touched in a step, `commit` follows the sealed reply. Every
-answer about data carries the ledger's head, and every step begins by checking the others' heads.
+    decision -> seal keys -> confirm keys -> [weigh] -> round 1 .. R -> evaluate -> open -> publish
+
+A sum (weigh, a round, evaluate) may be asked for again, of fewer participants and with a higher
+attempt: the same values, fresh masks. A regroup begins a later epoch at any point before the
+evaluation is opened: new keys, perhaps of other members, on the model that has been agreed so far.
+
+The ledger's `intent` is durable before data are touched, its `commit` before anything is protected.
+Every step begins by checking what the other members said (`party_client.relayed`).
 """
 
 from __future__ import annotations
@@ -10,89 +15,84 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
-from models.catalogue import input_width
-from models.families import start_parameters
-from models.training import (
-    delta_code,
-    local_update,
-    noised_evaluation,
-    public_weights,
-)
-from party_client.admission import PLAN_INVALID, Admission, admit
-from party_client.head_exchange import HeadExchange
+import numpy as np
+from numpy.typing import NDArray
+
+from party_client.admission import Admission, check_proposal
+from party_client.draws import Draws
+from party_client.key_stage import KeyStage
+from party_client.learned import Learned
+from party_client.ledger_words import TWO_PARTY
 from party_client.node import Node
 from party_client.policy import check_cohort
-from party_client.provenance import evaluation_provenance, training_provenance
 from party_client.publication import FinishedRun, publish
-from party_client.report import write_report
+from party_client.relayed import Exchange, exchange_of
+from party_client.report import RunRecord, write_report
+from party_client.sum_stage import EVALUATION, UPDATE, WEIGHTS, SumStage
+from party_client.turns import Turn
 from privacy.conversation import Conversation
-from privacy.encryption import MODULUS, SLOTS, RunKey
-from privacy.errors import PlanError, PolicyRefusal, ProtocolError
-from privacy.key_agreement import (
-    agreement_hash,
-    check_confirmations,
-    confirm,
-    lead_of,
-    open_run_key,
-    pair_keys,
-    seal_run_key,
-    shared_keys,
-)
-from privacy.masking import exchange_public
+from privacy.errors import PolicyRefusal, ProtocolError
+from privacy.framing import Received, body_of, statement_of
+from privacy.ledger_state import EVALUATION_ROUND, WEIGHTS_ROUND
+from privacy.masking import SumLabel
 from privacy.messages import (
     Body,
     ConfirmKeys,
-    Decision,
+    Envelope,
     Evaluate,
+    EvaluationOpened,
     EvaluationUpdate,
-    KeyConfirm,
-    KeySeal,
-    Preflight,
+    OpenEvaluation,
     Publish,
     Receipt,
+    Regroup,
     SealKeys,
     TrainRound,
+    Unmask,
+    Unmasked,
     Update,
-    body_of,
+    Weigh,
+    WeightUpdate,
     manifest_hash,
-    read,
 )
-from privacy.packing import pack_counts, pack_fields, unpack_counts, unpack_fields
+from privacy.packing import pack_counts, pack_fields, unpack_counts
 
 LOG = logging.getLogger(__name__)
 COORDINATOR = "coordinator"
-UPDATE, EVALUATION = "update", "evaluation"
-BodyT = TypeVar("BodyT", bound=Body)
 
 
 class Session:
-    """A run that this party has accepted. Holds the keys; dropping it drops them.
+    """A run that this party has accepted. Holds the keys; `erase` drops them.
 
-    Invariant: `stage` names the only message that may come next; `ended` is true once no further
-    message is allowed.
+    Invariant: `expected` names the types that may come next, besides a regroup.
     """
 
     def __init__(
-        self,
-        node: Node,
-        talk: Conversation,
-        admission: Admission,
-        cohort: Mapping[str, bytes],
-        exchange_key: bytes,
+        self, node: Node, admission: Admission, stage: KeyStage, record: RunRecord
     ) -> None:
-        self.node, self.talk, self.admission = node, talk, admission
-        self.heads = HeadExchange(node, talk.run, cohort)
-        self.plan, self.plan_hash = admission.plan, talk.plan
-        self.cohort = dict(cohort)
-        self.round = 0
-        self.applied = 0
-        self.round_seconds: list[float] = []
-        self.stage: type[Body] = SealKeys
-        self._exchange_key = exchange_key
-        self.parameters = start_parameters(self.plan.model, input_width(self.plan), self.plan_hash)
+        """`stage` has not decided yet."""
+        self.node, self.admission, self.stage, self.record = node, admission, stage, record
+        self.plan = admission.plan
+        self.rounds = self.plan.training.rounds
+        self.expected: tuple[type[Body], ...] = (SealKeys,)
+        self.learned = Learned(self.plan, stage.talk.plan, node.party)
+        self.draws = Draws(node, self.run, admission)
+        self.participants = dict(stage.members)
+        self._proposed = dict(stage.members)
+        self._sums: SumStage | None = None
+        self._sent = b""  # the statement of this party's last reply about a sum
+        self._closed = (
+            0  # a round whose self-mask was revealed in an epoch before, never asked again
+        )
+        self._evaluation_unmasked = False
+
+    @property
+    def talk(self) -> Conversation:
+        """The conversation with the coordinator in this epoch."""
+        return self.stage.talk
 
     @property
     def run(self) -> str:
@@ -102,208 +102,293 @@ class Session:
     @property
     def ended(self) -> bool:
         """True after publication."""
-        return self.stage is Receipt
+        return not self.expected
 
-    def answer(self, frame: bytes) -> bytes:
-        """The reply to the one message that may come now. Raises ProtocolError or SignatureError,
-        with nothing changed, if `frame` is not that; any other error ends the run here."""
-        if self.stage is SealKeys:
-            return self._seal_keys(frame)
-        if self.stage is ConfirmKeys:
-            return self._confirm_keys(frame)
-        if self.stage is TrainRound:
-            return self._train_round(frame)
-        if self.stage is Evaluate:
-            return self._evaluate(frame)
-        if self.stage is Publish:
-            return self._publish(frame)
-        raise ProtocolError("this run has ended here")
+    def answer(self, received: Received) -> bytes:
+        """The reply to a message of one of the `expected` types.
 
-    # Keys --------------------------------------------------------------------------------------
+        Raises ProtocolError, with nothing changed, if it is not the one that may come now, or asks
+        for participants whom plan or policy do not allow; any other error ends the run here.
+        """
+        handlers = {
+            SealKeys.kind: self._seal_keys,
+            ConfirmKeys.kind: self._confirm_keys,
+            Weigh.kind: self._weigh,
+            TrainRound.kind: self._train_round,
+            Evaluate.kind: self._evaluate,
+            Unmask.kind: self._unmask,
+            OpenEvaluation.kind: self._open_evaluation,
+            Publish.kind: self._publish,
+        }
+        return handlers[received.envelope.type](received)
 
-    def _seal_keys(self, frame: bytes) -> bytes:
-        proposed = body_of(read(frame, self.node.coordinator_public), SealKeys).decisions
-        if not set(proposed) <= set(self.cohort):
-            raise ProtocolError("the final cohort is not part of the one proposed at preflight")
-        cohort = {party: self.cohort[party] for party in proposed}
+    def erase(self) -> None:
+        """Drop every key of this run; idempotent."""
+        self.stage.erase()
+
+    # Epochs ------------------------------------------------------------------------------------
+
+    def regroup(self, received: Received) -> bytes:
+        """Enter a later epoch: open what the last one still has to open, drop its keys, decide.
+
+        A total that is not of the sum that this party answered last is left alone: it was opened
+        before, or missed, and then the model is handed over. Errors as of `answer`.
+        """
+        request = body_of(received, Regroup)
+        if received.envelope.epoch <= self.talk.epoch or Publish in self.expected:
+            raise ProtocolError("a regroup begins a later epoch, before the evaluation is opened")
+        if hashlib.sha256(request.plan).digest() != self.talk.plan:
+            raise ProtocolError("a regroup is for another plan than the run's")
+        if not self._proposed.items() >= request.cohort.items() and not self.record.returned:
+            raise ProtocolError("a regroup's cohort is part of the one proposed at preflight")
         try:
-            check_cohort(self.node.policy, self.plan, cohort, self.node.party)
+            check_proposal(self.node, self.run, self.plan, request)
         except PolicyRefusal as refusal:
-            raise ProtocolError(f"the final cohort is not allowed: {refusal}") from refusal
-        decisions = {
-            party: self._relayed(one, party, Decision, self.talk.manifest)
-            for party, one in proposed.items()
-        }
-        if not all(one.accepted for one in decisions.values()):
-            raise ProtocolError("the final cohort holds a party that refused")
-        manifest = manifest_hash(cohort)
-        self.talk.hear(frame, SealKeys, 0, begins=True, manifest=manifest)
-        self.cohort = cohort
-        self.heads.meet(decisions)
-        sizes = {party: one.public_size for party, one in decisions.items()}
-        self.weights = public_weights(self.plan, sizes)
-        self.code = delta_code(self.plan, self.weights)
-        self.agreement = agreement_hash(manifest, self.plan_hash, self.run, proposed)
-        exchange_keys = {party: one.exchange_key for party, one in decisions.items()}
-        self.pairs = pair_keys(self.node.party, self._exchange_key, exchange_keys, self.agreement)
-        self._exchange_key = b""
-        self.lead = lead_of(list(cohort))
-        sealed: dict[str, bytes] = {}
-        if self.lead == self.node.party:
-            self.run_key = RunKey.generate()
-            sealed = seal_run_key(self.run_key, self.node.party, self.pairs, self.agreement)
-        self.stage = ConfirmKeys
-        return self._reply(KeySeal(sealed=sealed))
+            raise ProtocolError(f"the proposed cohort is not allowed: {refusal}") from refusal
+        talk = conversation(self.node, received.envelope, request.cohort)
+        talk.hear(received, Regroup, 0, begins=True)
+        earlier, self.stage = self.stage, KeyStage(self.node, talk, request.cohort)
+        try:
+            self._leave_epoch(request)
+        finally:
+            earlier.erase()
+        self.record.epochs = talk.epoch
+        self.expected = (SealKeys,)
+        return self.stage.decide(received, self.learned.applied)
 
-    def _confirm_keys(self, frame: bytes) -> bytes:
-        seals = self.talk.hear(frame, ConfirmKeys, 0, begins=True).seals
-        sealed = self._relayed(seals.get(self.lead, b""), self.lead, KeySeal, self.talk.manifest)
-        if self.lead != self.node.party:
-            self.run_key = open_run_key(
-                sealed.sealed, self.node.party, self.lead, self.pairs, self.agreement
-            )
-        self.keys = shared_keys(self.node.party, self.run, self.pairs, self.run_key, self.agreement)
-        self.stage = TrainRound
-        return self._reply(KeyConfirm(tag=confirm(self.run_key, self.agreement, self.node.party)))
+    def _leave_epoch(self, request: Regroup) -> None:
+        sums, self._sums = self._sums, None
+        if sums is None or sums.pending is None or sums.pending.tensor != UPDATE:
+            return
+        if request.total and request.replies.get(self.node.party) == self._sent:
+            self._open(sums, request.replies, request.total)
+        elif sums.revealed:  # its mask must not come off another sum of the same values
+            self._closed = sums.pending.round
 
-    def _check_confirmations(self, frames: Mapping[str, bytes]) -> None:
-        tags = {
-            party: self._relayed(frames.get(party, b""), party, KeyConfirm, self.talk.manifest).tag
-            for party in self.cohort
-        }
-        check_confirmations(self.run_key, self.agreement, list(self.cohort), tags)
+    def _seal_keys(self, received: Received) -> bytes:
+        members = self._allowed(body_of(received, SealKeys).replies, self.stage.members)
+        reply = self.stage.seal(received, members, self.learned.parameters)
+        self.expected = (ConfirmKeys,)
+        return reply
 
-    def _relayed(self, frame: bytes, party: str, expected: type[BodyT], manifest: bytes) -> BodyT:
-        """Another member's signed message of this run, relayed by the coordinator."""
-        envelope = read(frame, self.cohort[party])
-        bound = (envelope.run, envelope.plan, envelope.sender, envelope.manifest)
-        if bound != (self.run, self.plan_hash, party, manifest):
-            raise ProtocolError("a relayed message is not of this run and member")
-        return body_of(envelope, expected)
+    def _confirm_keys(self, received: Received) -> bytes:
+        stage = self.stage
+        reply, parameters = stage.confirm(received, self.learned.parameters)
+        assert stage.keys is not None  # they are there once this was answered
+        self.learned.enter(stage.sizes, parameters, stage.applied[stage.lead])
+        self.draws.forget(self.learned.applied)
+        self.participants = dict(stage.members)
+        self._sums = SumStage(stage.keys, stage.heads, self.plan.aggregation.single_opening)
+        self.expected = (Weigh, TrainRound, Evaluate)
+        return reply
 
-    # Rounds ------------------------------------------------------------------------------------
+    # Sums --------------------------------------------------------------------------------------
 
-    def _train_round(self, frame: bytes) -> bytes:
-        started = time.monotonic()
-        number = self.round + 1
-        body = self.talk.hear(frame, TrainRound, number, begins=True)
-        self.round = number
-        if number == 1:
-            self._check_confirmations(body.confirmations)
+    def _weigh(self, received: Received) -> bytes:
+        body, at, sums = body_of(received, Weigh), received.envelope, self._open_sums()
+        members = self._allowed(body.members, self.participants)
+        self._check_attempt(WEIGHTS_ROUND, at.attempt)
+        if not self.learned.noised_weights or sums.revealed:
+            raise ProtocolError("no sum of weights may be asked for at this point")
+        self._hear_sum(received, Weigh, 0, members)
+        if sums.pending is None:
+            self.stage.check_confirmations(body.replies)
+        chunks = pack_counts(np.array([self.draws.size(members)], dtype=np.int64))
+        payload = self._protect(exchange_of(at, members), WEIGHTS, WEIGHTS_ROUND, chunks)
+        self.expected = self._next(Weigh, TrainRound, Evaluate)
+        return self._reply(WeightUpdate(ciphertexts=payload), at)
+
+    def _train_round(self, received: Received) -> bytes:
+        started, at = time.monotonic(), received.envelope
+        members = self._begin_sum(received, TrainRound, UPDATE, at.round)
+        learned = self.learned
+        weight = learned.known_weight()
+        values = self.draws.update(at.round, learned.parameters, learned.code, weight, members)
+        chunks = pack_fields(values)
+        payload = self._protect(exchange_of(at, members), UPDATE, at.round, chunks)
+        self.expected = self._next(TrainRound, Evaluate)
+        head, opened = self.stage.heads.sign(at.round), self._open_sums().opened
+        reply = self._reply(Update(ciphertexts=payload, opened=opened, ledger_head=head), at)
+        self.record.round_seconds.append(time.monotonic() - started)
+        return reply
+
+    def _evaluate(self, received: Received) -> bytes:
+        at = received.envelope
+        members = self._begin_sum(received, Evaluate, EVALUATION, EVALUATION_ROUND)
+        counts = pack_counts(self.draws.evaluation(self.learned.parameters, members))
+        payload = self._protect(exchange_of(at, members), EVALUATION, EVALUATION_ROUND, counts)
+        self.expected = self._next(Evaluate, OpenEvaluation)
+        head, opened = self.stage.heads.sign(at.round), self._open_sums().opened
+        return self._reply(
+            EvaluationUpdate(ciphertexts=payload, opened=opened, ledger_head=head), at
+        )
+
+    def _unmask(self, received: Received) -> bytes:
+        sums, at = self._open_sums(), received.envelope
+        label = sums.pending
+        if label is None or sums.revealed or (at.round, at.attempt) != (label.round, label.attempt):
+            raise ProtocolError("a self-mask is revealed once, for the attempt that was answered")
+        body = self.talk.hear(received, Unmask, at.round, attempt=at.attempt, begins=True)
+        seed = sums.unmask(body.replies, self.node.party, self._sent)
+        final = label.tensor == EVALUATION
+        self._evaluation_unmasked |= final
+        self.expected = (OpenEvaluation,) if final else (TrainRound, Evaluate)
+        return self._reply(Unmasked(seed=seed), at)
+
+    def _begin_sum(
+        self, received: Received, kind: type[TrainRound], tensor: str, ledger_round: int
+    ) -> dict[str, bytes]:
+        """Take TrainRound or Evaluate in and open the sum before it. Returns the participants."""
+        body, at, sums = body_of(received, kind), received.envelope, self._open_sums()
+        members = self._allowed(body.members, self.participants)
+        self._check_attempt(ledger_round, at.attempt)
+        learned, pending = self.learned, sums.pending
+        weighed = learned.weight is not None
+        turn = Turn(
+            sums, self.rounds, learned.applied, weighed, self._closed, self._evaluation_unmasked
+        )
+        turn.check(at, body, tensor)
+        again = turn.asks_again(at, tensor)
+        self._hear_sum(received, kind, at.round, members)
+        if pending is None:
+            self.stage.check_confirmations(body.replies)
+        elif body.lost and pending.tensor == UPDATE:
+            sums.lose()
+        elif not again:
+            self._open(sums, body.replies, body.total)
+        if body.lost and learned.applied + 2 == at.round:
+            self._lose()
+        return members
+
+    def _hear_sum(
+        self, received: Received, kind: type[Body], number: int, members: Mapping[str, bytes]
+    ) -> None:
+        attempt, manifest = received.envelope.attempt, manifest_hash(members)
+        self.talk.hear(received, kind, number, attempt=attempt, begins=True, manifest=manifest)
+        self.participants = dict(members)
+
+    def _check_attempt(self, ledger_round: int, attempt: int) -> None:
+        attempts = self.node.ledger.state().runs[self.run].attempts
+        if attempt <= attempts.get(ledger_round, 0):
+            raise ProtocolError("a sum is asked for again with a higher attempt only")
+
+    def _protect(
+        self, asked: Exchange, tensor: str, ledger_round: int, chunks: NDArray[np.int64]
+    ) -> bytes:
+        names = sorted(asked.participants)
+        if len(names) <= 2:
+            LOG.warning("run %s, round %d: %s", self.run, asked.round, TWO_PARTY)
+        self.node.ledger.commit(self.run, ledger_round, asked.attempt, names)
+        return self._open_sums().protect(asked, tensor, chunks, self.node.entropy)
+
+    def _open(self, sums: SumStage, replies: Mapping[str, bytes], total: bytes) -> None:
+        """Open the sum of the weights, or of a round's updates."""
+        label = sums.pending
+        assert label is not None  # the caller has checked that a sum waits
+        opened = sums.open(replies, total, self.node.party, self._sent)
+        if label.tensor == WEIGHTS:
+            self.learned.weigh(self.draws.size(label.members), opened)
         else:
-            self.heads.follow(body.heads, number - 1)
-            self._apply(body.total)
-        mechanism = self.admission.terms.round_mechanism
-        ran = training_provenance(self.admission, self.cohort)
-        self.node.ledger.intent(self.run, number, mechanism, ran)
-        values = local_update(
-            self.plan,
-            self.plan_hash,
-            self.admission.terms,
-            self.parameters,
-            self.admission.training,
-            self.code,
-            self.weights[self.node.party],
-            number,
-            self.node.entropy,
-        )
-        ciphertexts = self.keys.protect(pack_fields(values, SLOTS), UPDATE, number)
-        if number == self.plan.training.rounds:
-            self.stage = Evaluate
-        reply = self._reply(Update(ciphertexts=ciphertexts, ledger_head=self.heads.sign(number)))
-        self.node.ledger.commit(self.run, round_number=number)
-        self.round_seconds.append(time.monotonic() - started)
-        return reply
+            self.learned.add(label, opened)
+            self.draws.forget(self.learned.applied)
 
-    def _apply(self, total: tuple[bytes, ...]) -> None:
-        """Add the previous round's weighted sum of model deltas to the model."""
-        chunks = -(-self.parameters.size // (2 * SLOTS))
-        opened = self.keys.open_total(total, chunks, UPDATE, self.applied + 1)
-        self.applied += 1
-        values = unpack_fields(opened, self.parameters.size)
-        self.parameters = self.parameters + self.code.dequantise(values, len(self.cohort))
+    def _lose(self) -> None:
+        self.learned.lose()
+        self.draws.forget(self.learned.applied)
 
-    def _evaluate(self, frame: bytes) -> bytes:
-        body = self.talk.hear(frame, Evaluate, 0, begins=True)
-        self.heads.follow(body.heads, self.round)
-        self._apply(body.total)
-        terms = self.admission.terms
-        ran = evaluation_provenance(self.admission, self.cohort)
-        self.node.ledger.intent(self.run, 0, terms.evaluation, ran)
-        counts = noised_evaluation(
-            self.plan,
-            terms,
-            self.parameters,
-            self.admission.held_out,
-            self.node.entropy,
-        )
-        ciphertexts = self.keys.protect(pack_counts(counts, SLOTS, MODULUS), EVALUATION, 0)
-        self.stage = Publish
-        head = self.heads.sign(self.round + 1)
-        reply = self._reply(EvaluationUpdate(ciphertexts=ciphertexts, ledger_head=head))
-        self.node.ledger.commit(self.run, round_number=0)
-        return reply
+    # The end -----------------------------------------------------------------------------------
 
-    def _publish(self, frame: bytes) -> bytes:
-        body = self.talk.hear(frame, Publish, 0, begins=True)
-        self.heads.follow(body.heads, self.round + 1)
-        cells = 2 * self.plan.evaluation.bins
-        opened = self.keys.open_total(body.total, -(-cells // SLOTS), EVALUATION, 0)
-        evaluation = unpack_counts(opened, cells, MODULUS)
-        finished = FinishedRun(
-            self.run, self.admission, tuple(sorted(self.cohort)), self.parameters, evaluation
+    def _open_evaluation(self, received: Received) -> bytes:
+        sums, number = self._open_sums(), self.rounds + 2
+        body = self.talk.hear(received, OpenEvaluation, number, begins=True)
+        opened = sums.open(body.replies, body.total, self.node.party, self._sent)
+        self.evaluation = unpack_counts(opened, 2 * self.plan.evaluation.bins)
+        self._opening = exchange_of(received.envelope, self.participants)
+        self.expected = (Publish,)
+        return self._reply(EvaluationOpened(opened=sums.opened), received.envelope)
+
+    def _publish(self, received: Received) -> bytes:
+        number, shown = self.rounds + 3, body_of(received, Publish).replies
+        members = {party: key for party, key in self.participants.items() if party in shown}
+        if self.node.party not in members:
+            raise ProtocolError("a publication is for those who opened the evaluation")
+        if 2 * len(members) <= len(self.participants):
+            raise ProtocolError("an evaluation is told once more than half have opened the same")
+        manifest = manifest_hash(members)
+        body = self.talk.hear(received, Publish, number, begins=True, manifest=manifest)
+        self._check_opened(body.replies, members)
+        charged = self.node.ledger.state().runs[self.run].intents
+        run = FinishedRun(
+            self.run,
+            self.admission,
+            tuple(sorted(self.learned.contributors | set(self.participants))),
+            self.learned.parameters,
+            self.evaluation,
+            tuple(one.mechanism for one in charged),
         )
-        written = publish(self.node, finished)
+        written = publish(self.node, run)
         self.node.ledger.close(self.run, outcome="finished")
-        write_report(self.node, finished, written, self.round_seconds)
-        self.stage = Receipt
-        counts, head = tuple(int(one) for one in evaluation), self.heads.sign(self.round + 2)
-        return self._reply(Receipt(evaluation=counts, ledger_head=head))
+        self.record.participants = tuple(sorted(members))
+        self.record.saturated = self.draws.saturated
+        write_report(self.node, run, written, self.record)
+        self.expected = ()
+        counts, head = tuple(int(one) for one in self.evaluation), self.stage.heads.sign(number)
+        return self._reply(Receipt(evaluation=counts, ledger_head=head), received.envelope)
 
-    def _reply(self, body: Body) -> bytes:
-        return self.talk.say(body, self.round if isinstance(body, Update) else 0, begins=False)
+    def _check_opened(self, replies: Mapping[str, bytes], members: Mapping[str, bytes]) -> None:
+        """All who are left opened one evaluation.
+
+        Whoever vanished after its part was added is missing here. That hides no other model: what
+        the last round's sum had made of it was compared before, among all participants. And as more
+        than half are left, no other half can have opened the evaluation of another attempt: told
+        both, the coordinator would have the counts of whoever is in one of them only.
+        """
+        me, asked = self.node.party, replace(self._opening, participants=dict(members))
+        shown = asked.replies(replies, EvaluationOpened, me, self._sent)
+        if len(members) > 1:
+            label = SumLabel(asked.round, asked.attempt, EVALUATION, tuple(sorted(members)))
+            tags = {party: one.opened for party, one in shown.items()}
+            self._open_sums().check_agreed(tags, label)
+
+    # Small parts -------------------------------------------------------------------------------
+
+    def _allowed(self, names: Collection[str], among: Mapping[str, bytes]) -> dict[str, bytes]:
+        """These parties and their keys. Raises ProtocolError unless they are `among` those given,
+        and plan and policy allow exactly them."""
+        if not set(names) <= set(among):
+            raise ProtocolError("the participants are not all of those that were agreed before")
+        members = {party: among[party] for party in sorted(names)}
+        try:
+            check_cohort(self.node.policy, self.plan, members, self.node.party)
+        except PolicyRefusal as refusal:
+            raise ProtocolError(f"these participants are not allowed: {refusal}") from refusal
+        return members
+
+    def _open_sums(self) -> SumStage:
+        if self._sums is None:
+            raise ProtocolError("the keys of this epoch are not confirmed yet")
+        return self._sums
+
+    def _next(self, again: type[Body], *following: type[Body]) -> tuple[type[Body], ...]:
+        """What may follow an upload: the same sum again, or what opens it."""
+        single = self.plan.aggregation.single_opening
+        return (again, Unmask) if single else (again, *following)
+
+    def _reply(self, body: Body, at: Envelope) -> bytes:
+        frame = self.talk.say(body, at.round, attempt=at.attempt, begins=False)
+        self._sent = statement_of(frame)
+        return frame
 
 
-def begin(
-    node: Node, frame: bytes, end_earlier: Callable[[], None]
-) -> tuple[Session | None, bytes]:
-    """Answer a preflight: a session and an accepting Decision, or None and a refusing one.
-
-    `end_earlier` ends an unfinished run; see `admit` for when.
-
-    Raises ProtocolError or SignatureError for anything that is not a fresh, well-signed preflight
-    of the pinned coordinator and requester.
-    """
-    envelope = read(frame, node.coordinator_public)
-    request = body_of(envelope, Preflight)
-    talk = Conversation(
+def conversation(node: Node, at: Envelope, cohort: Mapping[str, bytes]) -> Conversation:
+    """This party's side of a new epoch, which the message with this header proposes."""
+    return Conversation(
         node.party,
         node.key,
         COORDINATOR,
         node.coordinator_public,
-        envelope.run,
-        hashlib.sha256(request.plan).digest(),
-        manifest_hash(request.cohort),
+        at.run,
+        at.plan,
+        manifest_hash(cohort),
+        at.epoch,
     )
-    talk.hear(frame, Preflight, 0, begins=True)
-    exchange_key = node.entropy("exchange key")
-    reason = ""
-    session: Session | None = None
-    try:
-        admission = admit(node, talk.run, request, end_earlier)
-        session = Session(node, talk, admission, request.cohort, exchange_key)
-    except PolicyRefusal as refusal:
-        reason = refusal.reason
-        LOG.warning("run %s refused (%s): %s", talk.run, refusal.reason, refusal)
-    except PlanError as error:
-        reason = PLAN_INVALID
-        LOG.warning("run %s refused (%s): %s", talk.run, reason, error)
-    decision = Decision(
-        accepted=session is not None,
-        reason=reason,
-        public_size=node.public_size,
-        exchange_key=exchange_public(exchange_key),
-        ledger_head=b"" if session is None else session.heads.sign(0),
-        known_heads={} if session is None else session.heads.known(),
-    )
-    return session, talk.say(decision, 0, begins=False)

@@ -3,7 +3,8 @@
 policy.toml · keys/identity.pem (Ed25519: signs this party's messages) · keys/node, keys/node.pub
 (the SuperNode's key pair) · keys/local.key (32 secret bytes: who is held out, digests) ·
 federation.json, ca.crt (written by join) · ledger.jsonl · peer_heads.json (the peers' ledger heads)
-· profile.db · rejected/ · reports/ · logs/ · run/
+· manifest.json (the federation's members, signed by each) · profile.db · rejected/ · reports/ ·
+logs/ · run/
 """
 
 from __future__ import annotations
@@ -132,6 +133,11 @@ class PartySettings(_Section):
     def ledger(self) -> Path:
         """The privacy ledger."""
         return self.home / "ledger.jsonl"
+
+    @property
+    def manifest(self) -> Path:
+        """The federation's manifest, signed by its members."""
+        return self.home / "manifest.json"
 
     @property
     def peer_heads(self) -> Path:

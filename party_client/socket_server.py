@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from privacy.errors import ConfigError, NotRunningError
-from privacy.messages import MAX_FRAME_BYTES
+from privacy.framing import MAX_FRAME_BYTES
 
 LOG = logging.getLogger(__name__)
 LENGTH = struct.Struct(">I")

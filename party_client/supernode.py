@@ -56,8 +56,14 @@ def supernode_children(files: SuperNodeFiles) -> tuple[Child, Child]:
     relay = [sys.executable, "-m", "party_client.relay", "--runtime-api-address", address]
     relay += ["--secret-file", str(secret)]
     return (
-        Child("supernode", argv, environment, ready=lambda: accepts_connections("127.0.0.1", port)),
-        Child("relay", relay, environment),
+        Child(
+            "supernode",
+            argv,
+            environment,
+            ready=lambda: accepts_connections("127.0.0.1", port),
+            restart=True,
+        ),
+        Child("relay", relay, environment, restart=True),
     )
 
 

@@ -82,6 +82,8 @@ def status_table(status: Status) -> Table:
     else:
         table.add_row("federation", status.federation)
         table.add_row("members", f"{status.members_confirmed} of {status.members} confirmed")
+        signed = ", ".join(status.manifest)
+        table.add_row("manifest", f"signed by {signed}" if signed else "none yet: a run writes it")
     table.add_row(
         "budget used",
         f"{share_in_words(status.budget_used)} of epsilon {status.epsilon_budget:g} at delta "
@@ -91,6 +93,8 @@ def status_table(status: Status) -> Table:
         table.add_row("last run", "none")
     else:
         table.add_row("last run", f"{status.last_run} ({status.last_run_state})")
+    if status.last_run_two_party is not None:
+        table.add_row("", status.last_run_two_party)
     table.add_row("Flower bundle", status.bundle)
     return table
 

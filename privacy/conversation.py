@@ -1,7 +1,8 @@
-"""One pair's exchanges in one run: numbered, chained and signed, seen from either side.
+"""One pair's exchanges in one epoch of a run: numbered, chained and signed, seen from either side.
 
-Invariant: `transcript` is the hash of every frame of this pair in this run, in order, and
-`sequence` the number of exchanges begun; a frame that does not extend both is refused.
+Invariant: `transcript` is the hash of every frame of this pair in this epoch, in order, and
+`sequence` the number of exchanges begun; a frame that does not extend both is refused. A later
+epoch has a conversation of its own.
 """
 
 from __future__ import annotations
@@ -9,25 +10,23 @@ from __future__ import annotations
 from typing import TypeVar
 
 from privacy.errors import ProtocolError
-from privacy.identity import SigningKey
-from privacy.messages import (
+from privacy.framing import (
     EMPTY_TRANSCRIPT,
-    VERSION,
-    Abort,
-    Body,
-    Envelope,
-    Header,
+    Received,
     body_of,
     extend_transcript,
+    frame_digest,
     read,
     seal,
 )
+from privacy.identity import SigningKey
+from privacy.messages import VERSION, Abort, Body, Header
 
 BodyT = TypeVar("BodyT", bound=Body)
 
 
 class Conversation:
-    """The coordinator's (asker) or a party's (answerer) side of one pair in one run."""
+    """The coordinator's (asker) or a party's (answerer) side of one pair in one epoch."""
 
     def __init__(
         self,
@@ -38,15 +37,17 @@ class Conversation:
         run: str,
         plan: bytes,
         manifest: bytes,
+        epoch: int = 1,
     ) -> None:
         self.me, self.peer = me, peer
         self.run, self.plan = run, plan
         self.manifest = manifest
+        self.epoch = epoch
         self.transcript = EMPTY_TRANSCRIPT
         self.sequence = 0
         self._key, self._peer_public = key, peer_public
 
-    def say(self, body: Body, round_number: int, *, begins: bool) -> bytes:
+    def say(self, body: Body, round_number: int, *, attempt: int = 1, begins: bool) -> bytes:
         """The next frame. `begins`: this frame begins an exchange (the coordinator's side)."""
         if begins:
             self.sequence += 1
@@ -55,62 +56,68 @@ class Conversation:
             manifest=self.manifest,
             plan=self.plan,
             run=self.run,
+            epoch=self.epoch,
             round=round_number,
-            attempt=1,
+            attempt=attempt,
             sender=self.me,
             recipient=self.peer,
             sequence=self.sequence,
             previous=self.transcript,
         )
         frame = seal(header, body, self._key)
-        self.transcript = extend_transcript(self.transcript, frame)
+        self.transcript = extend_transcript(self.transcript, frame_digest(frame))
         return frame
+
+    def receive(self, frame: bytes, *types: type[Body]) -> Received:
+        """The peer's frame, verified and parsed, but not yet taken into the conversation.
+
+        Raises SignatureError or ProtocolError.
+        """
+        return read(frame, self._peer_public, *types)
 
     def hear(
         self,
-        frame: bytes,
+        received: Received,
         expected: type[BodyT],
         round_number: int,
         *,
+        attempt: int = 1,
         begins: bool,
         manifest: bytes | None = None,
     ) -> BodyT:
         """The body of the peer's next frame; `manifest` replaces the conversation's if it fits.
 
-        Raises SignatureError or ProtocolError, and changes nothing, if it is not the one frame
-        that may come now.
+        Raises ProtocolError, and changes nothing, if it is not the one frame that may come now.
         """
-        envelope = read(frame, self._peer_public, expected.max_bytes)
         wanted = self.sequence + (1 if begins else 0)
         cohort = self.manifest if manifest is None else manifest
-        self._check(envelope, round_number, wanted, cohort)
-        body = body_of(envelope, expected)
+        bound = {"round": round_number, "attempt": attempt, "sequence": wanted, "manifest": cohort}
+        self._check(received, bound)
+        body = body_of(received, expected)
         self.manifest = cohort
         self.sequence = wanted
-        self.transcript = extend_transcript(self.transcript, frame)
+        self.transcript = extend_transcript(self.transcript, received.digest)
         return body
 
-    def hear_abort(self, frame: bytes) -> str:
+    def hear_abort(self, received: Received) -> str:
         """The reason of a later Abort in this run. It may come at any point, also after a reply
         was lost, so it need not extend the transcript; it can only end things."""
-        envelope = read(frame, self._peer_public)
-        later = envelope.sequence > self.sequence
+        envelope = received.envelope
+        later = (envelope.epoch, envelope.sequence) > (self.epoch, self.sequence)
         if (envelope.run, envelope.recipient) != (self.run, self.me) or not later:
             raise ProtocolError("an abort is not for this run")
-        return body_of(envelope, Abort).reason
+        return body_of(received, Abort).reason
 
-    def _check(self, envelope: Envelope, round_number: int, sequence: int, manifest: bytes) -> None:
+    def _check(self, received: Received, bound: dict[str, object]) -> None:
         expected = {
-            "manifest": manifest,
+            **bound,
             "plan": self.plan,
             "run": self.run,
-            "round": round_number,
-            "attempt": 1,
+            "epoch": self.epoch,
             "sender": self.peer,
             "recipient": self.me,
-            "sequence": sequence,
             "previous": self.transcript,
         }
         for field, value in expected.items():
-            if getattr(envelope, field) != value:
+            if getattr(received.envelope, field) != value:
                 raise ProtocolError(f"a message's {field} is not the one expected at this point")

@@ -1,171 +1,189 @@
-"""The one doorway to TenSEAL: BFV over a run key that only the parties share.
+"""BFV over a run key that only the parties share; the coordinator adds without any key.
 
-N = 4096 slots, coefficient moduli [60, 49] bits (109 bits: 128-bit security by the
-HomomorphicEncryption.org standard), plain modulus t = 281474976694273 (prime, 1 mod 8192, just
-below 2**48), symmetric keys. Fifteen additions leave several bits of noise budget. Plaintexts
-are uniformly masked (`privacy.masking`) before they come here, so a key holder who sees one
-party's ciphertext learns nothing; encryption keeps the sum from the coordinator.
+Plaintexts are uniformly masked (`privacy.masking`) before they come here, so a key holder who sees
+one party's ciphertext learns nothing; encryption keeps the sum from the coordinator. What a
+ciphertext is stands in `privacy.ciphertexts`. SEAL runs in a child process of its own
+(`privacy.encryption_worker`): this process never imports it, and survives whatever happens there.
 """
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-from collections.abc import Sequence
-from functools import lru_cache
+import itertools
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Self
 
 import numpy as np
-import tenseal as ts
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from numpy.typing import NDArray
 
+from privacy.ciphertexts import (
+    CIPHERTEXT_BYTES,
+    MAX_PARTIES,
+    MODULUS,
+    SLOTS,
+    SUM_BYTES,
+    check_ciphertexts,
+    check_sums,
+)
+from privacy.encryption_process import Children, Request
+from privacy.encryption_worker import BATCH, DIGEST_BYTES, SEED_BYTES
 from privacy.errors import ProtocolError
 
-SLOTS = 4096
-MODULUS = 281474976694273
-COEFFICIENT_BITS = (60, 49)
-# TenSEAL's protobuf of one 4096-slot ciphertext: field 1 (packed sizes) = 4096, field 2 = SEAL's
-# bytes, which start with SEAL's own 16-byte header (magic, version 4.x, zstd, length). TenSEAL
-# reads past its heap on forged sizes, so both are compared before it sees a byte.
-_PROTOBUF_PREFIX = bytes.fromhex("0a02802012fb8004")
-_SEAL_HEADER = bytes.fromhex("5ea1100403020000") + (65659).to_bytes(8, "little")
-# A key is some 62 kB; its length varies a little, because SEAL compresses it.
-MAX_KEY_BYTES = 128 * 1024
-CIPHERTEXT_BYTES = len(_PROTOBUF_PREFIX) + 65659
+__all__ = [
+    "CIPHERTEXT_BYTES",
+    "KEY_BYTES",
+    "SUM_BYTES",
+    "Adder",
+    "RunKey",
+    "check_ciphertexts",
+    "check_sums",
+]
 
-
-def _check(ciphertext: bytes) -> None:
-    if len(ciphertext) != CIPHERTEXT_BYTES or not ciphertext.startswith(
-        _PROTOBUF_PREFIX + _SEAL_HEADER
-    ):
-        raise ProtocolError("a ciphertext does not have the one form this protocol allows")
+KEY_BYTES = SEED_BYTES + DIGEST_BYTES
 
 
 class RunKey:
-    """The parties' shared BFV key of one run. Only parties hold one; it is dropped with the run."""
+    """The parties' shared BFV key of one run: a seed here, the key itself in child processes.
 
-    def __init__(self, context: ts.Context) -> None:
-        self._context = context
+    Only parties hold one. `erase` it when the run ends; the children end with the last reference,
+    too, and with this process.
+    """
+
+    def __init__(self, seed: bytes) -> None:
+        """Use `generate` or `from_bytes`."""
+        self._children = Children(seed)
+        self._data = seed + self._children.key_digest
 
     @classmethod
     def generate(cls) -> RunKey:
-        """A fresh key; SEAL draws it from the operating system."""
-        return cls(
-            ts.context(
-                ts.SCHEME_TYPE.BFV,
-                SLOTS,
-                MODULUS,
-                list(COEFFICIENT_BITS),
-                encryption_type=ts.ENCRYPTION_TYPE.SYMMETRIC,
-            )
-        )
+        """A fresh key from the operating system's randomness."""
+        return cls(secrets.token_bytes(SEED_BYTES))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> RunKey:
-        """Read `to_bytes`. Raises ProtocolError if it is not a key of these parameters, which is
-        compared before SEAL parses a byte: the lead that sent it may be hostile."""
-        if len(data) > MAX_KEY_BYTES or not data.startswith(_parameters()):
-            raise ProtocolError("the run key is not one of this protocol's parameters")
-        try:
-            context = ts.context_from(data)
-        except (ValueError, RuntimeError) as error:
-            raise ProtocolError("the run key cannot be read") from error
-        if not context.is_private():
-            raise ProtocolError("the run key holds no secret part")
-        return cls(context)
+        """Read `to_bytes`. The lead that sent it may be hostile: it chooses a seed, nothing else.
+
+        Raises ProtocolError if it is not a key, or makes another key here than at the lead.
+        """
+        if len(data) != KEY_BYTES:
+            raise ProtocolError(f"the run key is not {KEY_BYTES} bytes long")
+        key = cls(data[:SEED_BYTES])
+        if not hmac.compare_digest(key.to_bytes(), data):
+            key.erase()
+            raise ProtocolError(
+                "the run key is not the lead's here; every organisation must run the same version "
+                "of TenSEAL"
+            )
+        return key
 
     def to_bytes(self) -> bytes:
-        """The secret key and its parameters; leaves a party only under `seal_to`."""
-        return bytes(
-            self._context.serialize(
-                save_public_key=False,
-                save_secret_key=True,
-                save_galois_keys=False,
-                save_relin_keys=False,
+        """The key's seed and the SHA-256 of what it makes (KEY_BYTES); sent under a seal only.
+
+        Raises ProtocolError after `erase`.
+        """
+        if not self._data:
+            raise ProtocolError("the run key is erased; start the run again")
+        return self._data
+
+    def encrypt(self, residues: Iterable[NDArray[np.int64]]) -> bytes:
+        """Encrypt k chunks, each of shape (SLOTS,) with residues in [0, MODULUS): k ciphertexts of
+        CIPHERTEXT_BYTES with fresh randomness, one after the other.
+
+        `residues`: an array of shape (k, SLOTS); or an iterator, which is asked for the next chunk
+        while the children encrypt. Raises ValueError on another shape or range and ProtocolError
+        if a child fails; either way the key is then unusable.
+        """
+        encrypted = b"".join(self._children.ask(b"E", _plain_batches(residues)))
+        check_ciphertexts(encrypted)
+        return encrypted
+
+    def decrypt(self, total: bytes) -> NDArray[np.int64]:
+        """The residues of k sums, shape (k, SLOTS), each in [0, MODULUS).
+
+        A sum that was altered in a coefficient opens as other residues: the parties' MAC finds it
+        (`privacy.sum_mac`). Raises ProtocolError on a malformed one, or if a child fails.
+        """
+        check_sums(total)
+        opened = b"".join(self._children.ask(b"D", _batches([total], SUM_BYTES)))
+        residues = np.frombuffer(opened, dtype="<i8").astype(np.int64)
+        if residues.min() < 0 or residues.max() >= MODULUS:
+            raise ProtocolError("a sum opens as something else than residues; start the run again")
+        return residues.reshape(-1, SLOTS)
+
+    def erase(self) -> None:
+        """End the children and the key with them. Any later use raises ProtocolError."""
+        self._data = b""
+        self._children.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.erase()
+
+
+class Adder:
+    """Adds the members' ciphertexts. Its children know parameters, never a key."""
+
+    def __init__(self) -> None:
+        self._children = Children()
+
+    def add(self, contributions: Sequence[bytes]) -> bytes:
+        """The encrypted sums of k ciphertexts from each of 1 to MAX_PARTIES members.
+
+        Only the sums and a few batches of contributions are copied. Raises ProtocolError if members
+        sent different numbers of ciphertexts, none, or malformed ones, or if a child fails.
+        """
+        counts = {check_ciphertexts(one) for one in contributions}
+        if len(counts) != 1 or len(contributions) > MAX_PARTIES:
+            raise ProtocolError(
+                f"a sum is over 1 to {MAX_PARTIES} members with one number of ciphertexts each"
             )
-        )
+        total = b"".join(self._children.ask(b"A", _batches(contributions, CIPHERTEXT_BYTES)))
+        check_sums(total)
+        return total
 
-    def encrypt(self, residues: NDArray[np.int64]) -> bytes:
-        """Encrypt SLOTS residues modulo MODULUS; always CIPHERTEXT_BYTES long."""
-        if residues.shape != (SLOTS,):
-            raise ValueError(f"a ciphertext holds exactly {SLOTS} residues")
-        ciphertext = bytes(ts.bfv_vector(self._context, residues.tolist()).serialize())
-        _check(ciphertext)
-        return ciphertext
+    def child_pids(self) -> list[int]:
+        """The process ids of the children, for measuring them."""
+        return self._children.pids
 
-    def decrypt(self, ciphertext: bytes) -> NDArray[np.int64]:
-        """The SLOTS residues, each in [0, MODULUS). Raises ProtocolError on a malformed one."""
-        _check(ciphertext)
-        try:
-            opened = ts.bfv_vector_from(self._context, ciphertext).decrypt()
-        except (ValueError, RuntimeError) as error:
-            raise ProtocolError("a ciphertext cannot be read") from error
-        residues: NDArray[np.int64] = np.asarray(opened, dtype=np.int64) % MODULUS
-        if residues.shape != (SLOTS,):
-            raise ProtocolError(f"a ciphertext does not hold {SLOTS} residues")
-        return residues
+    def close(self) -> None:
+        """End the children. Any later use raises ProtocolError."""
+        self._children.close()
 
+    def __enter__(self) -> Self:
+        return self
 
-def keyless_context() -> ts.Context:
-    """Parameters only: what the coordinator adds ciphertexts with. It can open nothing."""
-    return ts.context_from(_keyless_bytes())
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
-@lru_cache(maxsize=1)
-def _keyless_bytes() -> bytes:
-    context = RunKey.generate()._context
-    return bytes(
-        context.serialize(
-            save_public_key=False,
-            save_secret_key=False,
-            save_galois_keys=False,
-            save_relin_keys=False,
-        )
-    )
+def _plain_batches(residues: Iterable[NDArray[np.int64]]) -> Iterator[Request]:
+    rows = iter(residues)
+    while batch := list(itertools.islice(rows, BATCH)):
+        for row in batch:
+            if row.shape != (SLOTS,):
+                raise ValueError(f"a chunk must have shape ({SLOTS},)")
+            if row.min() < 0 or row.max() >= MODULUS:
+                raise ValueError("a residue is outside [0, MODULUS)")
+        yield len(batch), [b"".join(row.astype("<i8").tobytes() for row in batch)]
 
 
-def _parameters() -> bytes:
-    """The bytes that every context of these parameters starts with: TenSEAL's protobuf field 1,
-    which holds SEAL's parameters (one byte of tag, one of length, then they)."""
-    keyless = _keyless_bytes()
-    return keyless[: 2 + keyless[1]]
-
-
-def add(context: ts.Context, ciphertexts: Sequence[bytes]) -> bytes:
-    """The encrypted sum. Raises ProtocolError on a malformed ciphertext."""
-    if not ciphertexts:
-        raise ProtocolError("there is nothing to add")
-    for ciphertext in ciphertexts:
-        _check(ciphertext)
-    try:
-        total = ts.bfv_vector_from(context, ciphertexts[0])
-        for ciphertext in ciphertexts[1:]:
-            total += ts.bfv_vector_from(context, ciphertext)
-        return bytes(total.serialize())
-    except (ValueError, RuntimeError) as error:
-        raise ProtocolError("a ciphertext cannot be read") from error
-
-
-_NONCE = bytes(12)  # every sealing key is derived for one message and used once
-
-
-def seal_to(key: bytes, secret: bytes, associated: bytes) -> bytes:
-    """ChaCha20-Poly1305 under a key that is derived for this one message."""
-    return ChaCha20Poly1305(key).encrypt(_NONCE, secret, associated)
-
-
-def open_sealed(key: bytes, sealed: bytes, associated: bytes) -> bytes:
-    """Undo `seal_to`. Raises ProtocolError if the bytes are not what the key's holder sealed."""
-    try:
-        return ChaCha20Poly1305(key).decrypt(_NONCE, sealed, associated)
-    except (InvalidTag, ValueError) as error:
-        raise ProtocolError(
-            "a sealed key does not open: it was altered or is not for us"
-        ) from error
-
-
-def confirmation_tag(run_key: bytes, agreement: bytes, party: str) -> bytes:
-    """HMAC-SHA256 that proves `party` holds `run_key` within this key agreement."""
-    tag_key = hashlib.sha256(b"fedtags confirm 1\0" + run_key).digest()
-    return hmac.new(tag_key, agreement + party.encode(), hashlib.sha256).digest()
+def _batches(parts: Sequence[bytes], size: int) -> Iterator[Request]:
+    """The same BATCH ciphertexts, of `size` bytes each, of every part; all parts are alike."""
+    views = [memoryview(part) for part in parts]
+    for start in range(0, len(parts[0]), BATCH * size):
+        batch = [view[start : start + BATCH * size] for view in views]
+        yield len(batch[0]) // size, batch

@@ -13,6 +13,7 @@ FedtagsError (1)
 │   └── AuditFailed (27)        an audit refuted a claimed epsilon
 ├── ProtocolError (22)          a message is not what the protocol allows at this point
 │   └── SignatureError (23)
+├── IntegrityError (28)         a sum was altered, or members opened different ones; keys are erased
 ├── RunError                    a run cannot start or has ended early
 │   ├── CohortError (14)        fewer parties than the plan's minimum, or a party that refused
 │   ├── PartyTimeout (15)       a party did not answer in time
@@ -129,6 +130,12 @@ class SignatureError(ProtocolError):
     """A signature does not verify under the pinned key."""
 
     exit_code = 23
+
+
+class IntegrityError(FedtagsError):
+    """A sum was altered on its way, or members opened different ones. The run's keys are erased."""
+
+    exit_code = 28
 
 
 class RunStopped(RunError):

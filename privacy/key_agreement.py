@@ -1,150 +1,206 @@
 """From signed offers to pairwise keys and one run key that the coordinator never holds.
 
-Every member signs an ephemeral X25519 key inside its Decision. The agreement hash covers all
-members' signed Decisions, so whoever saw another set of offers derives other keys and fails the
-confirmation before round 1. The member with the lowest name (the lead) draws the run key and seals
-it to each other member under their pairwise key.
+Every member signs an offer inside its Decision: an X25519 key (RFC 7748) and an ML-KEM-768 key
+(FIPS 203), both ephemeral. Of each pair the earlier member (the lead first, then by name)
+encapsulates to the later one; the pair's key comes from both secrets, so it stays secret while one
+of the two schemes holds. The lead draws the BFV key and seals it to each other member under their
+pair key. The agreement hash covers cohort, plan, run, epoch and all signed Decisions, and every key
+is derived from it: whoever saw other offers derives other keys and fails the confirmation.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from privacy.encryption import (
-    MODULUS,
-    SLOTS,
-    RunKey,
-    confirmation_tag,
-    open_sealed,
-    seal_to,
-)
+from privacy.encryption import RunKey
 from privacy.errors import ProtocolError
-from privacy.masking import MaskLabel, derive, mask, pair_key, uniform_words
-from privacy.messages import canonical
+from privacy.masking import derive
+from privacy.messages import OFFER_BYTES, canonical
+from privacy.shared_keys import SharedKeys, model_seal, open_sealed, seal_to
 
-
-def agreement_hash(manifest: bytes, plan: bytes, run: str, decisions: Mapping[str, bytes]) -> bytes:
-    """SHA-256 over the manifest, the plan, the run and every member's signed Decision frame."""
-    return hashlib.sha256(
-        b"fedtags agreement 1\0" + canonical([manifest, plan, run, dict(decisions)])
-    ).digest()
-
-
-def lead_of(members: Sequence[str]) -> str:
-    """The member that draws the run key: the lowest name."""
-    return min(members)
-
-
-def pair_keys(
-    me: str, private_key: bytes, exchange_keys: Mapping[str, bytes], agreement: bytes
-) -> dict[str, bytes]:
-    """This member's pairwise key with every other member.
-
-    Raises ProtocolError if two members show one key: one of them copied it.
-    """
-    if len(set(exchange_keys.values())) != len(exchange_keys):
-        raise ProtocolError("two members show the same exchange key")
-    return {
-        peer: pair_key(private_key, public, agreement, (me, peer))
-        for peer, public in exchange_keys.items()
-        if peer != me
-    }
-
-
-def _seal_key(key: bytes, agreement: bytes, recipient: str) -> bytes:
-    return derive(key, b"fedtags seal 1\0" + canonical([agreement, recipient]))
-
-
-def seal_run_key(
-    run_key: RunKey, me: str, keys: Mapping[str, bytes], agreement: bytes
-) -> dict[str, bytes]:
-    """The run key for every other member, under each pairwise key."""
-    secret = run_key.to_bytes()
-    return {
-        peer: seal_to(_seal_key(key, agreement, peer), secret, f"{me} to {peer}".encode())
-        for peer, key in keys.items()
-    }
-
-
-def open_run_key(
-    sealed: Mapping[str, bytes], me: str, lead: str, keys: Mapping[str, bytes], agreement: bytes
-) -> RunKey:
-    """The run key from the lead's seals. Raises ProtocolError if ours is missing or altered."""
-    if me not in sealed:
-        raise ProtocolError("the lead sealed no run key for this party")
-    key = _seal_key(keys[lead], agreement, me)
-    return RunKey.from_bytes(open_sealed(key, sealed[me], f"{lead} to {me}".encode()))
-
-
-def confirm(run_key: RunKey, agreement: bytes, party: str) -> bytes:
-    """The tag that `party` shows to prove that it holds this run key in this agreement."""
-    return confirmation_tag(run_key.to_bytes(), agreement, party)
-
-
-def check_confirmations(
-    run_key: RunKey, agreement: bytes, members: Sequence[str], tags: Mapping[str, bytes]
-) -> None:
-    """Raise ProtocolError unless every member, and no one else, showed the right tag."""
-    if set(tags) != set(members):
-        raise ProtocolError("key confirmations do not come from exactly the members")
-    for party in members:
-        if not hmac.compare_digest(tags[party], confirm(run_key, agreement, party)):
-            raise ProtocolError("a member holds another run key; the run ends before round 1")
+X25519_BYTES = 32
+ENCAPSULATED_BYTES = 1088
 
 
 @dataclass(frozen=True)
-class SharedKeys:
-    """What one member holds during a run; dropped when the run ends. Make it with `shared_keys`.
+class ExchangeKeys:
+    """A member's two ephemeral private keys of one epoch. `offer` is what it shows of them."""
 
-    Every member adds the same pad, which only members can derive and which belongs to one
-    (round, tensor, chunk), and takes n pads off an opened sum. So a sum that the coordinator passes
-    off as another one (a round's update as the evaluation, which is told to it) opens as uniform
-    words, at every party alike.
+    x25519: X25519PrivateKey = field(repr=False)
+    ml_kem: MLKEM768PrivateKey = field(repr=False)
+
+    @classmethod
+    def generate(cls) -> ExchangeKeys:
+        """Fresh keys, from the operating system's randomness."""
+        return cls(X25519PrivateKey.generate(), MLKEM768PrivateKey.generate())
+
+    @property
+    def offer(self) -> bytes:
+        """OFFER_BYTES: the X25519 public key, then the ML-KEM-768 encapsulation key."""
+        x25519 = self.x25519.public_key().public_bytes_raw()
+        return x25519 + self.ml_kem.public_key().public_bytes_raw()
+
+
+@dataclass(frozen=True)
+class SealedKeys:
+    """What one member sends to the others, each part for the peer it names: `sealed`, the run key
+    (from the lead only), and `encapsulated`, ML-KEM ciphertexts (to every later member)."""
+
+    sealed: dict[str, bytes]
+    encapsulated: dict[str, bytes]
+
+
+def agreement_hash(
+    manifest: bytes, plan: bytes, run: str, epoch: int, decisions: Mapping[str, bytes]
+) -> bytes:
+    """SHA-256 over the cohort's hash, the plan's, the run, the epoch and every member's signed
+    Decision as a statement."""
+    bound = [manifest, plan, run, epoch, dict(decisions)]
+    return hashlib.sha256(b"fedtags agreement 2\0" + canonical(bound)).digest()
+
+
+def lead_of(applied: Mapping[str, int]) -> str:
+    """The member that draws the run key and whose model counts: of those whose model holds most
+    rounds, the lowest name. `applied`: every member's number of applied rounds."""
+    return min(applied, key=lambda party: (-applied[party], party))
+
+
+class KeyAgreement:
+    """One member's side of an epoch's key agreement: made, `seal`, then `complete`, each once.
+
+    Invariant: what a step used up (exchange keys, offers) is dropped with it.
     """
 
-    me: str
-    run: str
-    pairs: Mapping[str, bytes]
-    run_key: RunKey
-    pad_key: bytes
+    def __init__(
+        self,
+        me: str,
+        exchange: ExchangeKeys,
+        lead: str,
+        offers: Mapping[str, bytes],
+        agreement: bytes,
+    ) -> None:
+        """Raises ProtocolError unless `offers` are well-formed, ours among them, and no two
+        members show one key: one of them copied it."""
+        if len(offers) < 2 or lead not in offers or offers.get(me) != exchange.offer:
+            raise ProtocolError("the offers are not those of this party and its cohort")
+        _check_offers(offers)
+        self._me, self._lead, self._agreement = me, lead, agreement
+        self._exchange: ExchangeKeys | None = exchange
+        self._offers = dict(offers)
+        self._order = sorted(offers, key=lambda party: (party != lead, party))
+        self._pairs: dict[str, bytes] = {}
+        self._run_key: RunKey | None = None
+        self._secret = b""
 
-    def protect(
-        self, chunks: Sequence[NDArray[np.int64]], tensor: str, round_number: int
-    ) -> tuple[bytes, ...]:
-        """Mask, pad and encrypt each chunk of SLOTS residues; one ciphertext a chunk."""
-        sealed = []
-        for index, chunk in enumerate(chunks):
-            label = MaskLabel(self.run, round_number, 1, tensor, index)
-            masked = chunk + mask(self.me, self.pairs, label, SLOTS, MODULUS)
-            sealed.append(self.run_key.encrypt((masked + self._pad(label)) % MODULUS))
-        return tuple(sealed)
+    def seal(self) -> SealedKeys:
+        """What to send to the others. The lead draws the run key here."""
+        if self._exchange is None or self._pairs or self._secret:
+            raise ProtocolError("the keys of this agreement were sealed before")
+        encapsulated = {}
+        for peer in self._order[self._order.index(self._me) + 1 :]:
+            secret, encapsulated[peer] = _encapsulate(self._offers[peer])
+            self._pairs[peer] = self._pair_key(peer, secret, encapsulated[peer])
+        sealed = {}
+        if self._me == self._lead:
+            self._run_key = RunKey.generate()
+            self._secret = self._run_key.to_bytes()
+            sealed = {
+                peer: seal_to(self._seal_key(peer), self._secret, self._sealed_for(peer))
+                for peer in self._pairs
+            }
+        return SealedKeys(sealed, encapsulated)
 
-    def open_total(
-        self, total: Sequence[bytes], chunks: int, tensor: str, round_number: int
-    ) -> list[NDArray[np.int64]]:
-        """Decrypt all members' sum of what they protected under this tensor and round."""
-        if len(total) != chunks:
-            raise ProtocolError("a sum does not have the expected number of ciphertexts")
-        members = len(self.pairs) + 1
-        opened = []
-        for index, one in enumerate(total):
-            label = MaskLabel(self.run, round_number, 1, tensor, index)
-            opened.append((self.run_key.decrypt(one) - members * self._pad(label)) % MODULUS)
-        return opened
+    def seal_model(self, parameters: bytes) -> bytes:
+        """The lead's model for members that are behind, under a key that all members derive."""
+        if not self._secret:
+            raise ProtocolError("only the lead, once it drew the run key, seals its model")
+        return model_seal(self._secret, self._agreement, parameters)
 
-    def _pad(self, label: MaskLabel) -> NDArray[np.int64]:
-        return uniform_words(derive(self.pad_key, label.info()), SLOTS, MODULUS)
+    def complete(self, seals: Mapping[str, SealedKeys]) -> SharedKeys:
+        """The member's keys from all members' seals. Raises ProtocolError if one is missing, of a
+        wrong form, or altered."""
+        if self._exchange is None:
+            raise ProtocolError("this key agreement was completed before, or erased")
+        self._check_seals(seals)
+        for peer in self._order[: self._order.index(self._me)]:
+            ciphertext = seals[peer].encapsulated[self._me]
+            secret = self._exchange.ml_kem.decapsulate(ciphertext)
+            self._pairs[peer] = self._pair_key(peer, secret, ciphertext)
+        if self._run_key is None:
+            key = self._seal_key(self._me, self._lead)
+            sealed = seals[self._lead].sealed[self._me]
+            self._secret = open_sealed(key, sealed, self._sealed_for(self._me))
+            self._run_key = RunKey.from_bytes(self._secret)
+        keys = SharedKeys(self._me, self._pairs, self._run_key, self._secret, self._agreement)
+        self._run_key = None
+        self.erase()
+        return keys
+
+    def erase(self) -> None:
+        """Drop every key; idempotent. Later use raises ProtocolError."""
+        if self._run_key is not None:
+            self._run_key.erase()
+        self._exchange = self._run_key = None
+        self._secret = b""
+        self._pairs, self._offers = {}, {}
+
+    def _check_seals(self, seals: Mapping[str, SealedKeys]) -> None:
+        if set(seals) != set(self._order):
+            raise ProtocolError("key seals do not come from exactly the members")
+        for at, party in enumerate(self._order):
+            shown, later = seals[party], set(self._order[at + 1 :])
+            if set(shown.sealed) != (later if party == self._lead else set()):
+                raise ProtocolError("the run key is not sealed by the lead to every other member")
+            if set(shown.encapsulated) != later or any(
+                len(one) != ENCAPSULATED_BYTES for one in shown.encapsulated.values()
+            ):
+                raise ProtocolError("a member did not encapsulate to exactly the later members")
+
+    def _pair_key(self, peer: str, secret: bytes, encapsulated: bytes) -> bytes:
+        assert self._exchange is not None  # both callers have checked
+        shared = _x25519(self._exchange, self._offers[peer])
+        return pair_key(shared, secret, encapsulated, self._agreement, (self._me, peer))
+
+    def _seal_key(self, recipient: str, peer: str | None = None) -> bytes:
+        info = b"fedtags seal 1\0" + canonical([self._agreement, recipient])
+        return derive(self._pairs[peer or recipient], info)
+
+    def _sealed_for(self, recipient: str) -> bytes:
+        return f"{self._lead} to {recipient}".encode()
 
 
-def shared_keys(
-    me: str, run: str, pairs: Mapping[str, bytes], run_key: RunKey, agreement: bytes
-) -> SharedKeys:
-    """A member's keys of one run, the pads' key among them."""
-    secret = hashlib.sha256(run_key.to_bytes()).digest()
-    return SharedKeys(me, run, pairs, run_key, derive(secret, b"fedtags pad 1\0" + agreement))
+def pair_key(
+    x25519: bytes, ml_kem: bytes, encapsulated: bytes, agreement: bytes, members: tuple[str, str]
+) -> bytes:
+    """The 32-byte key of two members from both shared secrets, bound to the agreement (so to their
+    signed offers), to both names and to the ML-KEM ciphertext (Giacon, Heuer and Poettering 2018:
+    a concatenation combiner needs that)."""
+    bound = [agreement, sorted(members), hashlib.sha256(encapsulated).digest()]
+    return derive(x25519 + ml_kem, b"fedtags pair 2\0" + canonical(bound))
+
+
+def _check_offers(offers: Mapping[str, bytes]) -> None:
+    if any(len(offer) != OFFER_BYTES for offer in offers.values()):
+        raise ProtocolError("an offer does not have this protocol's length")
+    for part in (slice(X25519_BYTES), slice(X25519_BYTES, None)):
+        if len({offer[part] for offer in offers.values()}) != len(offers):
+            raise ProtocolError("two members show the same exchange key")
+
+
+def _x25519(mine: ExchangeKeys, offer: bytes) -> bytes:
+    try:
+        return mine.x25519.exchange(X25519PublicKey.from_public_bytes(offer[:X25519_BYTES]))
+    except ValueError as error:  # of low order
+        raise ProtocolError("a member's exchange key is not a usable X25519 key") from error
+
+
+def _encapsulate(offer: bytes) -> tuple[bytes, bytes]:
+    try:
+        return MLKEM768PublicKey.from_public_bytes(offer[X25519_BYTES:]).encapsulate()
+    except ValueError as error:  # a coefficient beyond the modulus (FIPS 203, 7.2)
+        raise ProtocolError("a member's exchange key is not a usable ML-KEM-768 key") from error

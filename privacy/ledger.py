@@ -24,6 +24,8 @@ from privacy.errors import BudgetExceeded, LedgerError
 from privacy.hash_chain import Appender, Clock, Entry, HashChain, Head, utc_now
 from privacy.ledger_replay import FORMAT, apply, checked_validity, replay, salvage
 from privacy.ledger_state import (
+    EVALUATION_ROUND,
+    WEIGHTS_ROUND,
     LedgerPosition,
     LedgerState,
     Provenance,
@@ -35,7 +37,9 @@ from privacy.mechanism import Mechanism
 
 __all__ = [
     "ADJACENCY",
+    "EVALUATION_ROUND",
     "UNIT_OF_PRIVACY",
+    "WEIGHTS_ROUND",
     "Ledger",
     "LedgerPosition",
     "LedgerState",
@@ -120,12 +124,7 @@ class Ledger:
         with self._appending() as (file, state):
             if run in state.runs:
                 raise LedgerError(f"run {run} is in the ledger already; a run id is used once")
-            full = room_for(state, mechanisms, purpose, plan, limits)
-            if full:
-                raise BudgetExceeded(
-                    f"this run would pass the party's {full}; ask for less, or let the party's "
-                    "operator decide about its budget"
-                )
+            _check_room(room_for(state, mechanisms, purpose, plan, limits))
             file.append(
                 "reserve",
                 {
@@ -138,6 +137,25 @@ class Ledger:
                 },
             )
 
+    def extend(
+        self, run: str, mechanisms: Sequence[Mechanism], limits: Sequence[Limit] = ()
+    ) -> None:
+        """Set more aside for an open run, as for what a crash makes it draw again.
+
+        Raises BudgetExceeded as `reserve` does, by the windows in which the run was reserved;
+        LedgerError if the run is not open, or a torn line may have been an entry of it.
+        """
+        if not mechanisms:
+            raise LedgerError("an extension names at least one mechanism")
+        body = {"run": run, "mechanisms": [mechanism.as_data() for mechanism in mechanisms]}
+        with self._appending() as (file, state):
+            known = state.runs.get(run)
+            if known is not None:
+                named = known.purpose, known.plan
+                _check_room(room_for(state, mechanisms, *named, limits, known.reserved_at))
+            apply(state, "extend", body, state.now)
+            file.append("extend", body)
+
     def intent(
         self, run: str, round_number: int, mechanism: Mechanism, provenance: Provenance
     ) -> None:
@@ -149,9 +167,15 @@ class Ledger:
         body = {"run": run, "round": round_number, "mechanism": mechanism.as_data()}
         self._step("intent", {**body, "provenance": provenance.as_data()})
 
-    def commit(self, run: str, round_number: int) -> None:
-        """Say that the round's bytes are about to be released. A round is committed once."""
-        self._step("commit", {"run": run, "round": round_number})
+    def commit(self, run: str, round_number: int, attempt: int, recipients: Sequence[str]) -> None:
+        """Say, durably and before they are protected, that the round's values are about to be
+        released, and who will be able to open the sum. Recorded, not charged.
+
+        The same values may be released again under a higher attempt. LedgerError for an attempt
+        that is not above every earlier one of the round.
+        """
+        body = {"run": run, "round": round_number, "attempt": attempt}
+        self._step("commit", {**body, "recipients": sorted(recipients)})
 
     def refund(self, run: str) -> None:
         """Give a reservation back. LedgerError if the run has any intent or is not open."""
@@ -276,6 +300,14 @@ class Ledger:
             # decides what has expired.
             state.now = max(state.now, file.moment)
             yield file, state
+
+
+def _check_room(full: str) -> None:
+    if full:
+        raise BudgetExceeded(
+            f"this run would pass the party's {full}; ask for less, or let the party's "
+            "operator decide about its budget"
+        )
 
 
 def _cap_body(cap: Cap) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class SignedHead:
     """What a verified frame says. `position` counts the ledger's entries; `hash` is hexadecimal.
 
     `round`: 0 with a decision, k with the update of round k, rounds + 1 with the evaluation,
-    rounds + 2 with the receipt.
+    rounds + 3 with the receipt.
     """
 
     party: str
@@ -109,12 +109,15 @@ def open_head(head: SignedHead, local_key: bytes) -> LedgerPosition:
     return LedgerPosition(position=head.position, hash=head.hash, time=time, rdp=rdp)
 
 
-def check_ahead(head: SignedHead, known: SignedHead) -> None:
+def check_ahead(head: SignedHead, known: SignedHead, *, stands: bool = False) -> None:
     """Raise ProtocolError, naming the party, unless `head` can come after `known` in one ledger.
 
-    Every exchange of a run is preceded by an entry, so an honest ledger is further on each time.
+    Most exchanges of a run are preceded by an entry, so an honest ledger is further on then.
+    `stands`: this one need not be, so the same entry as before will do.
     """
     if head.position > known.position:
+        return
+    if stands and (head.position, head.hash) == (known.position, known.hash):
         return
     if head.position < known.position:
         told = f"the ledger of {head.party} is shorter than it was: it was cut or restored"

@@ -3,15 +3,19 @@
     open      party, unit of privacy, adjacency, the lifetime cap and its order, code version
     amend     the operator set another cap; the ledger shows who was promised what, and when
     reserve   a run's mechanisms, before anything else; refused if a budget would be passed
+    extend    more of them, for what a crash made a run draw again; refused in the same way
     intent    written before a mechanism touches data; from here on it is spent
-    commit    the round's bytes leave the party
+    commit    the round's bytes leave the party: under which attempt, and who can open them
     close     the run ended: what it reserved and never started is free again
     refund    a reservation given back untouched
     gap       what peers' heads show that this file had charged and lost
     torn      seals a line that a crash interrupted (`privacy.hash_chain`)
 
+A round may be committed again: the same values under fresh masks, for whoever is left. No attempt
+of a round comes twice, and attempts only grow.
+
 An entry that the state before it does not allow is refused, when written and when read. Budgets
-are checked when a reservation is written only: a cap may be lowered later.
+are checked when a reservation is written, or extended, only: a cap may be lowered later.
 """
 
 from __future__ import annotations
@@ -29,9 +33,12 @@ from privacy.hash_chain import TORN, Chain, Entry
 from privacy.ledger_state import Gap, Intent, LedgerState, Provenance, RunState
 from privacy.mechanism import Mechanism, SampledGaussian, Unrecorded, mechanism_from_data
 
-FORMAT = 2
+FORMAT = 3
 MAX_VALID_FOR = timedelta(days=366)
 _BODY_START = b'{"body":'  # keys are sorted, so a line begins with its body
+# The fields of entries of kind extend and reserve.
+_EXTENSION = ("run", "mechanisms")
+_RESERVATION = (*_EXTENSION, "purpose", "plan", "plan_digest", "valid_seconds")
 
 
 def replay(chain: Chain) -> LedgerState:
@@ -78,7 +85,7 @@ def apply(state: LedgerState, kind: str, body: Mapping[str, Any], time: datetime
         state.runs[body["run"]] = _reserved(body, time)
     elif kind == "gap":
         _apply_gap(state, body)
-    elif kind in ("intent", "commit", "refund", "close"):
+    elif kind in ("extend", "intent", "commit", "refund", "close"):
         run = state.runs.get(body["run"])
         if run is None or run.state != "reserved":
             raise LedgerError(f"run {body['run']} has no open reservation; {kind} is not allowed")
@@ -117,11 +124,14 @@ def checked_validity(valid_for: timedelta) -> timedelta:
 
 
 def _apply_to_run(run: RunState, kind: str, body: Mapping[str, Any], time: datetime) -> None:
-    if kind in ("intent", "commit") and run.expired(time):
+    if kind in ("extend", "intent", "commit") and run.expired(time):
         raise LedgerError("the run's reservation has expired; submit the plan again")
-    if kind == "intent":
-        if run.doubtful:  # what it may have begun already is not known, so nor is what is left
-            raise LedgerError("a crash interrupted this run's entries; submit the plan again")
+    if kind in ("extend", "intent") and run.doubtful:
+        # What it may have begun already is not known, so nor is what is left.
+        raise LedgerError("a crash interrupted this run's entries; submit the plan again")
+    if kind == "extend":
+        _extend(run, body)
+    elif kind == "intent":
         mechanism = mechanism_from_data(body["mechanism"])
         asked = _units([mechanism])
         if not asked <= run.left:
@@ -130,10 +140,7 @@ def _apply_to_run(run: RunState, kind: str, body: Mapping[str, Any], time: datet
         run.intents.append(Intent(body["round"], mechanism, time, provenance))
         run.left -= asked
     elif kind == "commit":
-        rounds = {one.round for one in run.intents}
-        if body["round"] in run.committed or body["round"] not in rounds:
-            raise LedgerError("a commit needs an intent of its round, and happens once")
-        run.committed.add(body["round"])
+        _commit(run, body)
     elif kind == "refund":
         if run.touched:
             raise LedgerError("a run that may have touched data is never refunded")
@@ -143,6 +150,24 @@ def _apply_to_run(run: RunState, kind: str, body: Mapping[str, Any], time: datet
             raise LedgerError("an outcome is finished or failed")
         run.state = body["outcome"]
     run.newest = time
+
+
+def _extend(run: RunState, body: Mapping[str, Any]) -> None:
+    more = tuple(mechanism_from_data(one) for one in body["mechanisms"])
+    run.mechanisms += more
+    run.left += _units(more)
+
+
+def _commit(run: RunState, body: Mapping[str, Any]) -> None:
+    round_number, attempt = body["round"], body["attempt"]
+    if type(attempt) is not int or not all(isinstance(one, str) for one in body["recipients"]):
+        raise TypeError("a commit names an attempt and its recipients")
+    if round_number not in {one.round for one in run.intents}:
+        raise LedgerError("a commit needs an intent of its round")
+    if attempt <= run.attempts.get(round_number, 0):
+        raise LedgerError("a commit needs an attempt above every earlier one of its round")
+    run.attempts[round_number] = attempt
+    run.two_party = run.two_party or len(body["recipients"]) <= 2
 
 
 def _apply_gap(state: LedgerState, body: Mapping[str, Any]) -> None:
@@ -161,11 +186,14 @@ def _apply_torn(state: LedgerState, body: Mapping[str, Any]) -> None:
     """A crash interrupted a line: assume the worst of what it may have said.
 
     It may have been an intent of any run that was open then, so none of them gets anything back.
-    If it was a reservation that can still be read, it counts as spent.
+    If it was a reservation, or more for one, that can still be read, it counts as spent.
     """
     for run in state.runs.values():
         run.doubtful = run.doubtful or run.open(state.now)
-    if "mechanisms" in body:
+    if "mechanisms" in body and "plan" not in body:
+        if body["run"] in state.runs and state.runs[body["run"]].state == "reserved":
+            _extend(state.runs[body["run"]], body)
+    elif "mechanisms" in body:
         name, run = body["run"], _reserved(body, state.now)
         while name in state.runs:
             name += " (interrupted)"
@@ -174,17 +202,20 @@ def _apply_torn(state: LedgerState, body: Mapping[str, Any]) -> None:
 
 
 def salvage(fragment: bytes) -> dict[str, Any]:
-    """What an interrupted line says of a reservation, if its body is whole."""
+    """What an interrupted line says of a reservation, or of more for one, if its body is whole."""
     if not fragment.startswith(_BODY_START):
         return {}
-    texts = ("run", "purpose", "plan", "plan_digest")
     try:
         text = fragment[len(_BODY_START) :].decode("ascii", errors="replace")
         body, _ = json.JSONDecoder().raw_decode(text)
-        kept = {key: body[key] for key in (*texts, "mechanisms", "valid_seconds")}
-        _reserved(kept, datetime.now(UTC))
+        kept = {key: body[key] for key in (_RESERVATION if "plan" in body else _EXTENSION)}
+        for one in kept["mechanisms"]:
+            mechanism_from_data(one)
+        if "plan" in kept:
+            _reserved(kept, datetime.now(UTC))
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, PrivacyError):
         return {}
+    texts = set(kept) - {"mechanisms", "valid_seconds"}
     return kept if all(isinstance(kept[key], str) for key in texts) else {}
 
 

@@ -25,6 +25,10 @@ from privacy import accounting
 from privacy.budget import Cap, Limit
 from privacy.mechanism import Mechanism, Unrecorded
 
+# Round numbers of what a run releases besides its training rounds, which count from 1.
+EVALUATION_ROUND = 0
+WEIGHTS_ROUND = -1
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -69,7 +73,9 @@ class Intent:
 @dataclass
 class RunState:
     """One run. `newest`: the time of its newest entry. `left`: what no intent has named yet, a
-    step of a sampled mechanism as one. `doubtful`: charged wholly, because of a torn line."""
+    step of a sampled mechanism as one. `attempts`: by round, the last attempt whose bytes may have
+    left. `two_party`: such bytes went into a sum of two parties. `doubtful`: charged wholly,
+    because of a torn line."""
 
     purpose: str
     plan: str
@@ -80,7 +86,8 @@ class RunState:
     newest: datetime
     left: Counter[Mechanism]
     intents: list[Intent] = field(default_factory=list)
-    committed: set[int] = field(default_factory=set)
+    attempts: dict[int, int] = field(default_factory=dict)
+    two_party: bool = False
     state: Literal["reserved", "refunded", "finished", "failed", "interrupted"] = "reserved"
     doubtful: bool = False
 
@@ -154,16 +161,18 @@ class LedgerState:
         runs = [one for run in self.runs.values() for one in run.charged(self.now)]
         return [*runs, *(gap.spend for gap in self.gaps)]
 
-    def charged_under(self, limit: Limit) -> list[Mechanism]:
-        """The part of `charged` that counts towards `limit` for a run that asks now.
+    def charged_under(self, limit: Limit, at: datetime | None = None) -> list[Mechanism]:
+        """The part of `charged` that counts towards `limit` for a run that was reserved `at`, or
+        asks now.
 
         A gap's runs are not known, so it counts towards every limit.
         """
+        moment = self.now if at is None else at
         found: list[Mechanism] = []
         for run in self.runs.values():
-            if limit.covers(run.purpose, run.plan) and limit.same_window(run.reserved_at, self.now):
+            if limit.covers(run.purpose, run.plan) and limit.same_window(run.reserved_at, moment):
                 found += run.charged(self.now)
-        return found + [gap.spend for gap in self.gaps if limit.same_window(gap.time, self.now)]
+        return found + [gap.spend for gap in self.gaps if limit.same_window(gap.time, moment)]
 
     def recorded_until(self, moment: datetime) -> list[Mechanism]:
         """What the entries up to `moment` charge for good, whatever happens to open runs."""
@@ -189,8 +198,10 @@ def room_for(
     purpose: str,
     plan: str,
     limits: Sequence[Limit],
+    at: datetime | None = None,
 ) -> str:
-    """The first budget that this run would pass now, in words; empty if there is room."""
+    """The first budget that a run, reserved `at` or asking now, would pass by `mechanisms`, in
+    words; empty if there is room."""
     cap, together = state.cap, [*state.charged(), *mechanisms]
     if not cap.admits(together):
         return (
@@ -199,7 +210,7 @@ def room_for(
         )
     for limit in limits:
         if limit.covers(purpose, plan):
-            covered = [*state.charged_under(limit), *mechanisms]
+            covered = [*state.charged_under(limit, at), *mechanisms]
             if not limit.admits(covered, cap.delta):
                 return f"limit {limit.name} of epsilon {limit.epsilon:g} ({limit.window})"
     return ""

@@ -1,9 +1,8 @@
-"""Pairwise uniform masks modulo t that cancel in the sum of all members.
+"""Uniform masks modulo t: pairwise ones that cancel in a sum, and a party's own.
 
-X25519 (RFC 7748) -> HKDF-SHA256 (RFC 5869), bound to the key agreement -> one AES-256-CTR stream
-per (round, attempt, tensor, chunk) -> 48-bit words below t by rejection. After Bonawitz et al.
-2017, section 4, without self-masks. A masked vector is uniform to whoever lacks one of the pair
-keys.
+One AES-256-CTR stream for each (pair, label, chunk), keyed by HKDF-SHA256 (RFC 5869) -> 48-bit
+words below t by rejection. After Bonawitz et al. 2017, section 4. A masked vector is uniform to
+whoever lacks one of its pair keys; over exactly the label's members the pairwise masks sum to zero.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
+from privacy.ciphertexts import MODULUS, SLOTS
 from privacy.errors import ProtocolError
 from privacy.messages import canonical
 
@@ -28,42 +27,27 @@ WORD_LIMIT = 1 << (8 * WORD_BYTES)
 
 
 @dataclass(frozen=True)
-class MaskLabel:
-    """What one mask is bound to; a label is never used for two payloads."""
+class SumLabel:
+    """Which sum something belongs to: every mask, tag and seed is derived for one of them.
 
-    run: str
+    `members`: the participants' names, sorted. Plan, run, cohort and epoch are bound by the keys
+    that a label is used with (`privacy.key_agreement.agreement_hash`). Never used for two payloads.
+    Raises ProtocolError unless at least two members are named, sorted, each once.
+    """
+
     round: int
     attempt: int
     tensor: str
-    chunk: int
+    members: tuple[str, ...]
 
-    def info(self) -> bytes:
-        """The HKDF info string."""
-        return b"fedtags mask 1\0" + canonical(
-            [self.run, self.round, self.attempt, self.tensor, self.chunk]
-        )
+    def __post_init__(self) -> None:
+        if len(self.members) < 2 or tuple(sorted(set(self.members))) != self.members:
+            raise ProtocolError("a sum has at least two members, sorted, each once")
 
-
-def exchange_public(private_key: bytes) -> bytes:
-    """The X25519 public key of 32 private bytes."""
-    return X25519PrivateKey.from_private_bytes(private_key).public_key().public_bytes_raw()
-
-
-def pair_key(
-    private_key: bytes, peer_public: bytes, agreement: bytes, members: tuple[str, str]
-) -> bytes:
-    """The 32-byte key two members share, bound to both names and to `agreement` (hash of the
-    signed offers), so that a member who shows another's public key shares nobody else's key.
-
-    Raises ProtocolError if the peer's key is of low order.
-    """
-    try:
-        shared = X25519PrivateKey.from_private_bytes(private_key).exchange(
-            X25519PublicKey.from_public_bytes(peer_public)
-        )
-    except ValueError as error:
-        raise ProtocolError("a member's exchange key is not a usable X25519 key") from error
-    return derive(shared, b"fedtags pair 1\0" + canonical([agreement, sorted(members)]))
+    def info(self, purpose: str, chunk: int, party: str = "") -> bytes:
+        """The HKDF info string of one key for `purpose`: no two purposes share a key."""
+        bound = [self.round, self.attempt, self.tensor, self.members, chunk, party]
+        return f"fedtags {purpose} 1\0".encode() + canonical(bound)
 
 
 def derive(key: bytes, info: bytes) -> bytes:
@@ -72,7 +56,8 @@ def derive(key: bytes, info: bytes) -> bytes:
 
 
 def uniform_words(key: bytes, count: int, modulus: int) -> NDArray[np.int64]:
-    """`count` words uniform in [0, modulus), modulus <= 2**48, from AES-256-CTR under `key`.
+    """`count` words uniform in [0, modulus), modulus <= 2**48, from AES-256-CTR under `key`:
+    six bytes a word, little-endian; words not below the largest multiple of `modulus` are left out.
 
     `key` must serve for one vector only: the counter starts at zero.
     """
@@ -83,23 +68,43 @@ def uniform_words(key: bytes, count: int, modulus: int) -> NDArray[np.int64]:
     found: list[NDArray[np.int64]] = []
     missing = count
     while missing > 0:
-        raw = np.frombuffer(stream.update(bytes(WORD_BYTES * missing)), dtype=np.uint8)
-        words = np.zeros((missing, 8), dtype=np.uint8)
-        words[:, :WORD_BYTES] = raw.reshape(missing, WORD_BYTES)
-        values = words.view("<i8").reshape(missing)
-        kept = values[values < limit] % modulus
-        found.append(kept)
+        values = _words(stream.update(bytes(WORD_BYTES * missing)), missing)
+        kept = values[values < limit]
+        found.append(kept if limit == modulus else kept % modulus)
         missing -= len(kept)
-    return np.concatenate(found)
+    return found[0] if len(found) == 1 else np.concatenate([np.zeros(0, np.int64), *found])
 
 
-def mask(
-    me: str, pair_keys: Mapping[str, bytes], label: MaskLabel, count: int, modulus: int
+def _words(raw: bytes, count: int) -> NDArray[np.int64]:
+    """Six-byte little-endian integers: eight-byte ones, six bytes apart, without their upper two.
+    Three times as fast as copying the bytes apart; two bytes of padding end the last one."""
+    strided: NDArray[np.int64] = np.ndarray((count,), "<i8", raw + bytes(2), strides=(WORD_BYTES,))
+    return strided & (WORD_LIMIT - 1)
+
+
+def pairwise_mask(
+    me: str, pair_keys: Mapping[str, bytes], label: SumLabel, chunk: int
 ) -> NDArray[np.int64]:
-    """The sum mod `modulus` of this member's pairwise masks: added towards later names,
-    subtracted towards earlier ones, so that all members' masks sum to zero."""
-    total = np.zeros(count, dtype=np.int64)
-    for peer in sorted(pair_keys):
-        words = uniform_words(derive(pair_keys[peer], label.info()), count, modulus)
-        total = (total + (words if me < peer else modulus - words)) % modulus
-    return total
+    """The sum mod t of this member's pairwise masks for one chunk, shape (SLOTS,): added towards
+    later names, subtracted towards earlier ones, so that the masks of `label.members` sum to zero.
+
+    Raises ProtocolError if `me` is not one of these, or a pair key is missing.
+    """
+    if me not in label.members or not set(label.members) <= {me, *pair_keys}:
+        raise ProtocolError("the members of a sum are not all members of this key agreement")
+    info = label.info("mask", chunk)
+    total = np.zeros(SLOTS, dtype=np.int64)  # at most 31 terms below 2**48 each: far from 2**63
+    for peer in label.members:
+        if peer == me:
+            continue
+        words = uniform_words(derive(pair_keys[peer], info), SLOTS, MODULUS)
+        if me < peer:
+            total += words
+        else:
+            total -= words
+    return total % MODULUS
+
+
+def self_mask(seed: bytes, label: SumLabel, chunk: int) -> NDArray[np.int64]:
+    """A party's own mask of one chunk, shape (SLOTS,), from its 32-byte seed of this attempt."""
+    return uniform_words(derive(seed, label.info("self-mask", chunk)), SLOTS, MODULUS)

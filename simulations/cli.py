@@ -222,6 +222,16 @@ def bench_training(format_: FormatOption = Format.JSON) -> None:
     _tell(result, format_)
 
 
+@bench.command("encryption")
+def bench_encryption(format_: FormatOption = Format.JSON) -> None:
+    """Protect, add and open 1M parameters beside NVIDIA FLARE's CKKS; memory. Two minutes."""
+    from simulations.benchmarks.encryption import bench_encryption as run
+
+    with _progress() as progress:
+        result = run(progress)
+    _tell(result, format_)
+
+
 def _tell(result: dict[str, Any], format_: Format) -> None:
     from simulations.benchmarks.figures import as_text
 

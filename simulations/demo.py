@@ -248,8 +248,8 @@ def _run_plan(
     plan, _ = read_plan(file)
     step(f"{plan.name}: submitting the plan")
     run_id = json.loads(coordinator("plan", "submit", str(file), "--format", "json"))["run_id"]
-    # Preflight, two key exchanges, the rounds, evaluation, publication.
-    total = plan.training.rounds + 5
+    # Preflight, two key exchanges, the rounds, evaluation, its opening, publication.
+    total = plan.training.rounds + 6
     task = progress.add_task(plan.name, total=total)
     while True:
         run = client.run(run_id)

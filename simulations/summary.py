@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coordinator.api_models import RunDetail
+from coordinator.views import membership_lines, outcome_lines
 from models.plan import parse_plan
 from models.training import Rows, held_out
 from party_client.node import open_ledger
@@ -60,6 +61,8 @@ def _run(demo: FinishedDemo, run: RunDetail) -> dict[str, Any]:
         "released_calibration": run.metrics.get("calibration"),
         "seconds_by_phase": {name: round(value, 1) for name, value in phases.items()},
         "exchanges": len(run.exchanges),
+        "two_party": bool((run.outcome or {}).get("two_party")),
+        "notes": [*membership_lines(run), *outcome_lines(run.outcome or {})],
         "parties": {
             party: _party_in_run(demo.folder / party, run, source)
             for party in demo.scenario.sources
@@ -165,6 +168,7 @@ def render(summary: Mapping[str, Any]) -> Group:
         phases = ", ".join(f"{name} {one:.0f}" for name, one in run["seconds_by_phase"].items())
         parts.append(f"released AUC over all parties: {shown} (its noise is charged, and is the ±)")
         parts.append(f"seconds by phase: {phases}; {run['exchanges']} exchanges")
+        parts += run["notes"]
     parts += [Text("\nrows rejected, and why", style="bold")]
     parts += [
         f"{party}: {_reasons(one['rejected'])}"

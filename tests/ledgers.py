@@ -86,6 +86,11 @@ def intend(
     ledger.intent(run, number, mechanism, FROM)
 
 
+def commit(ledger: Ledger, run: str, number: int, attempt: int = 1) -> None:
+    """`Ledger.commit` for three parties."""
+    ledger.commit(run, number, attempt, ("airline", "bank", "shop"))
+
+
 def epsilon_of(*mechanisms: Mechanism) -> float:
     """What a ledger at `DELTA` says of them."""
     return accounting.epsilon(mechanisms, DELTA)

@@ -47,15 +47,24 @@ CHILD_ENVIRONMENT = {
 }
 
 
+# A child that may be started again is, but one that ends this often in this time has a reason.
+RESTART_LIMIT = 5
+RESTART_WINDOW_S = 600.0
+
+
 @dataclass(frozen=True)
 class Child:
-    """One process to run. `ready` is polled until it is true, for at most `ready_timeout_s`."""
+    """One process to run. `ready` is polled until it is true, for at most `ready_timeout_s`.
+
+    `restart`: once the service is up, it is started again when it ends.
+    """
 
     name: str
     argv: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     ready: Callable[[], bool] | None = None
     ready_timeout_s: float = 60.0
+    restart: bool = False
 
 
 @dataclass
@@ -79,6 +88,7 @@ class Supervisor:
         self.name = name
         self._stop_grace_s = stop_grace_s
         self._running: list[_Running] = []
+        self._restarts: dict[str, list[float]] = {}
         self._old_handlers: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
         self._held = False
         self._pending = 0
@@ -139,10 +149,9 @@ class Supervisor:
         for each in self._running:
             status = each.process.poll()
             if status is not None:
-                how = f"signal {-status}" if status < 0 else f"exit status {status}"
-                self._log(f"{each.child.name} ended unexpectedly ({how})")
+                self._log(f"{each.child.name} ended unexpectedly ({_how(status)})")
                 raise NotRunningError(
-                    f"{each.child.name} ended unexpectedly ({how}); "
+                    f"{each.child.name} ended unexpectedly ({_how(status)}); "
                     f"see {self.log_file(each.child.name)}"
                 )
 
@@ -152,8 +161,10 @@ class Supervisor:
         self._log("ready: " + ", ".join(each.child.name for each in self._running))
 
     def watch(self, until: Callable[[], bool] = lambda: False) -> None:
-        """Return once `until()` is true; raise as `check` does if a child ends before."""
+        """Return once `until()` is true; raise as `check` does if a child ends before that may
+        not be started again, or keeps ending."""
         while not until():
+            self._revive()
             self.check()
             time.sleep(4 * POLL_S)
 
@@ -222,6 +233,21 @@ class Supervisor:
             identity.save(self._pid_file(child))
             deadline = time.monotonic() + child.ready_timeout_s
             self._running.append(_Running(child, process, identity, deadline))
+
+    def _revive(self) -> None:
+        """Start again each child that has ended and may be, with nothing of the old one left."""
+        for each in list(self._running):
+            status, child, now = each.process.poll(), each.child, time.monotonic()
+            if status is None or not child.restart:
+                continue
+            known = self._restarts.get(child.name, [])
+            recent = [moment for moment in known if now - moment < RESTART_WINDOW_S]
+            if len(recent) < RESTART_LIMIT:
+                self._restarts[child.name] = [*recent, now]
+                self._log(f"{child.name} ended unexpectedly ({_how(status)}); starting it again")
+                stop_processes([each.identity], 0.0)
+                self._running.remove(each)
+                self._spawn(child)
 
     def _pid_file(self, child: Child) -> Path:
         return _pid_file(self.home, f"{self.name}.{child.name}")
@@ -361,6 +387,10 @@ def _sweep(home: Path, name: str) -> int:
     if identities:
         stop_processes(identities, 5.0)
     return len(identities)
+
+
+def _how(status: int) -> str:
+    return f"signal {-status}" if status < 0 else f"exit status {status}"
 
 
 def _is_ready(child: Child) -> bool:

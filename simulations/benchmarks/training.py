@@ -257,7 +257,7 @@ def _write_ledger(path: Path) -> None:
         rounds: list[Mechanism] = [training.split(training.steps // 6)] * 6
         for place, spend in enumerate([*rounds, evaluation], start=1):
             book.intent(f"run-{number}", place, spend, provenance)
-            book.commit(f"run-{number}", place)
+            book.commit(f"run-{number}", place, 1, provenance.recipients)
         book.close(f"run-{number}", "finished")
 
 

@@ -26,7 +26,14 @@ from numpy.typing import NDArray
 
 from models.families import start_parameters
 from models.plan import Plan, parse_plan
-from models.training import Rows, delta_code, local_update, party_terms, public_weights
+from models.training import (
+    Rows,
+    delta_code,
+    local_update,
+    opened_model_delta,
+    party_terms,
+    public_weights,
+)
 from party_client.sources import open_source
 from privacy.randomness import Entropy
 from simulations import demo
@@ -134,8 +141,8 @@ def train_together(
 ) -> NDArray[np.float64]:
     """The joint model's parameters: a run's rounds, with the integers added in the clear."""
     plan, plan_hash = parse_plan(plan_source), hashlib.sha256(plan_source).digest()
-    weights = public_weights(plan, {name: one.public_size for name, one in parties.items()})
-    code = delta_code(plan, weights)
+    sizes = {name: one.public_size for name, one in parties.items()}
+    weights, code = public_weights(plan, sizes), delta_code(plan, sizes)
     terms = {name: party_terms(plan, one.public_size) for name, one in parties.items()}
     width = next(iter(parties.values())).training.features.shape[1]
     parameters = start_parameters(plan.model, width, plan_hash)
@@ -149,8 +156,8 @@ def train_together(
             total += local_update(
                 plan, plan_hash, terms[name], parameters, one.training, code, weights[name],
                 number, own,
-            )  # fmt: skip
-        parameters = parameters + code.dequantise(total, len(parties))
+            ).values  # fmt: skip
+        parameters = parameters + opened_model_delta(plan, code, total, list(parties), sizes)
     return parameters
 
 

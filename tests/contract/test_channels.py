@@ -13,7 +13,7 @@ import pytest
 
 from coordinator.channel import Channel
 from party_client.processes import service_answers
-from simulations.local_federation import MemoryChannel, SocketChannel
+from simulations.local_federation import FaultyChannel, MemoryChannel, SocketChannel
 from tests.contract.channel_contract import ENOUGH_S, PARTIES, ChannelContract, Connect
 from tests.contract.echo_service import SLOW, SLOW_S, answer_of
 
@@ -44,6 +44,16 @@ class TestMemoryChannel(ChannelContract):
     def connect(self) -> Connect:
         return lambda present: MemoryChannel(
             {party: partial(answer_of, party) for party in present}
+        )
+
+
+class TestFaultyChannel(ChannelContract):
+    """Without a fault it is the channel that it stands before."""
+
+    @pytest.fixture
+    def connect(self) -> Connect:
+        return lambda present: FaultyChannel(
+            MemoryChannel({party: partial(answer_of, party) for party in present}), []
         )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.channel import Channel
 from coordinator.rounds import RunOutcome, RunRequest, run
 from party_client.service import PartyService
 from privacy.identity import SigningKey, sign_plan
@@ -40,6 +41,10 @@ tags = ["churn_risk"]
 """
 
 
+# Nobody is waited for once too few parties are left.
+HASTY = PLAN + b"\n[cohort]\npause_minutes = 0\n"
+
+
 def changed(plan: bytes, old: str, new: str) -> bytes:
     """`plan` with one text replaced; fails if the text is not there once."""
     text = plan.decode()
@@ -54,7 +59,7 @@ class LocalRun:
     federation: Federation
     services: dict[str, PartyService] = field(default_factory=dict)
     entropy: Callable[[str], Entropy] = lambda party: system_entropy
-    wrap: Callable[[MemoryChannel], MemoryChannel] = lambda channel: channel
+    wrap: Callable[[MemoryChannel], Channel] = lambda channel: channel
     recorder: MemoryRecorder = field(default_factory=MemoryRecorder)
 
     def service(self, party: str) -> PartyService:

@@ -25,8 +25,9 @@ from models.plan import parse_plan
 from models.training import party_terms
 from party_client.service import PartyService
 from privacy.accounting import epsilon
+from privacy.framing import read
 from privacy.identity import SigningKey, sign_plan
-from privacy.messages import MAX_FRAME_BYTES, REFUSAL, read
+from privacy.messages import PARTY_MESSAGES, REFUSAL
 from privacy.randomness import system_entropy
 from simulations.local_federation import MemoryChannel, MemoryRecorder
 
@@ -50,7 +51,7 @@ class Noting(MemoryChannel):
         replies = super().exchange(frames, timeout_s)
         reply = replies[KILLED]
         assert reply != REFUSAL
-        envelope = read(reply, self.public, MAX_FRAME_BYTES)
+        envelope = read(reply, self.public, *PARTY_MESSAGES).envelope
         os.write(self.notes, f"answered {envelope.type} {envelope.round}\n".encode())
         return replies
 

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from datetime import UTC, datetime
 from pathlib import Path
 from unittest import mock
 
@@ -187,6 +188,16 @@ def test_runs_are_watched_to_their_own_exit_code(tmp_path: Path) -> None:
         second = json.loads(
             succeeded(coordinate(home, "plan", "submit", str(plan), "--format", "json"))
         )["run_id"]
+        failed(coordinate(home, "run", "resume", second), 1, "not paused (created)")
+        recorder = coordinator.control.runs.recorder(second)
+        recorder.phase("round", 2, 8)
+        recorder.membership("bank", "left")
+        recorder.pause(["bank"], datetime(2030, 1, 1, 14, 5, tzinfo=UTC))
+        shown = " ".join(succeeded(coordinate(home, "run", "show", second)).split())
+        assert "paused: waits for bank, at most until 14:05 UTC" in shown
+        assert "bank did not answer (round 2, " in shown
+        assert "asks bank now" in succeeded(coordinate(home, "run", "resume", second))
+        assert recorder.resume_requested()
         succeeded(coordinate(home, "run", "stop", second, "--force"))
         failed(coordinate(home, "run", "watch", second), 24, "stopped by an operator")
         failed(coordinate(home, "run", "stop", second), 1, "already ended")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,30 @@ def test_stop_asks_first_and_ends_at_once_when_forced(coordinator: Coordinator) 
     problem(call(coordinator, "POST", "/v1/runs/run-1/stop", {}), 409, errors.RunError)
 
 
+def test_a_paused_run_shows_whom_it_waits_for_and_can_be_resumed_or_stopped(
+    coordinator: Coordinator,
+) -> None:
+    enrol(coordinator, "bank", "retailer", "shop")
+    call(coordinator, "POST", "/v1/runs", submission(coordinator))
+    detail = problem(call(coordinator, "POST", "/v1/runs/run-1/resume"), 409, errors.RunError)
+    assert "not paused" in detail["detail"]
+    recorder = coordinator.control.runs.recorder("run-1")
+    recorder.phase("round", 2, 6)
+    recorder.membership("bank", "left")
+    recorder.pause(["bank"], datetime(2030, 1, 1, 14, 5, tzinfo=UTC))
+    run = call(coordinator, "GET", "/v1/runs/run-1").json()
+    assert (run["state"], run["waiting_for"]) == ("paused", ["bank"])
+    assert run["pause_until"] == "2030-01-01T14:05:00Z"
+    left = {"party": "bank", "event": "left", "phase": "round", "round": 2}
+    assert left.items() <= run["membership"][0].items()
+    resumed = call(coordinator, "POST", "/v1/runs/run-1/resume").json()
+    assert (resumed["state"], resumed["resume_requested"]) == ("paused", True)
+    assert recorder.resume_requested()
+    stopped = call(coordinator, "POST", "/v1/runs/run-1/stop", {}).json()
+    assert (stopped["state"], stopped["stop_requested"]) == ("paused", True)
+    assert recorder.stop_requested()
+
+
 def test_forced_stop_frees_the_slot_even_if_flower_refuses(coordinator: Coordinator) -> None:
     enrol(coordinator, "bank", "retailer", "shop")
     call(coordinator, "POST", "/v1/runs", submission(coordinator))
@@ -242,6 +267,7 @@ def test_plan_signed_by_a_stranger_or_for_another_run_is_refused(
         ("GET", "/v1/runs"),
         ("GET", "/v1/runs/run-1"),
         ("POST", "/v1/runs/run-1/stop"),
+        ("POST", "/v1/runs/run-1/resume"),
     ],
 )
 def test_nothing_is_answered_without_the_right_token(

@@ -1,13 +1,21 @@
-"""The whole federation, every role a process: on the public shops, or else a simulated market."""
+"""The whole federation, every role a process: on the public shops, or else a simulated market.
+
+One party's service is killed in the middle of the first run: it must come back by itself.
+"""
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from coordinator.run_store import RunStore
+from coordinator.settings import load_settings as coordinator_settings
+from party_client.processes import child_pid
 from party_client.settings import load_settings
 from privacy.accounting import epsilon
 from privacy.ledger import Ledger
@@ -29,6 +37,23 @@ def processes_mentioning(folder: Path) -> list[str]:
     return found
 
 
+def kill_in_round_two(folder: Path, party: str, demo: subprocess.Popen[str]) -> None:
+    """SIGKILL `party`'s service once the demo's first run is in round 2 or later."""
+    database, store = folder / "coordinator" / "coordinator.db", None
+    while demo.poll() is None:
+        if store is None and database.exists():
+            store = RunStore(coordinator_settings(folder / "coordinator").database_url)
+        run = None if store is None else store.active_run()
+        if run is not None and run.phase == "round" and (run.round or 0) >= 2:
+            pid = child_pid(folder / party, "service")
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            break
+        time.sleep(0.1)
+    if store is not None:
+        store.close()
+
+
 @pytest.mark.deployed
 @pytest.mark.timeout(900)
 def test_demo_trains_both_plans_and_publishes(tmp_path: Path) -> None:
@@ -37,11 +62,23 @@ def test_demo_trains_both_plans_and_publishes(tmp_path: Path) -> None:
     command = [str(PROGRAMS / "fedtags-sim"), "demo", "--folder", str(folder)]
     command += ["--json", str(summary_file)]
     command += ["--customers", "2000"] if data is None else ["--data", str(data)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=850, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    killed = "bank" if data is None else "musicshop"
+    with (tmp_path / "errors").open("w") as errors:
+        demo = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, text=True)
+        try:
+            kill_in_round_two(folder, killed, demo)
+            assert demo.wait(timeout=850) == 0, (tmp_path / "errors").read_text()[-3000:]
+        finally:
+            demo.send_signal(signal.SIGINT)  # stops everything in order; nothing if it has ended
+            demo.wait(timeout=60)
     assert processes_mentioning(folder) == []
     summary = json.loads(summary_file.read_text())
     assert len(summary["runs"]) == 2
+    notes = summary["runs"][0]["notes"]
+    assert any(note.startswith(f"{killed} came back") for note in notes), notes
+    assert summary["runs"][1]["notes"] == []
+    service = (folder / killed / "logs" / "party.log").read_text()
+    assert "service ended unexpectedly (signal 9); starting it again" in service
     parties = list(summary["parties"])
     assert len(parties) == 3
 

@@ -32,10 +32,10 @@ from .kill_points_child import KILLED, RUN, SHORT
 ROOT = Path(__file__).parents[2]
 PUBLIC_SIZE = 700
 PEERS = ("ecommerce", "retailer")
-# reserve; intent and commit of a round and of the evaluation; close. Each of three relays writes a
-# file and its folder.
+# reserve; intent and commit of a round and of the evaluation; close. Each of three relays of ledger
+# heads, and the manifest, writes a file and its folder.
 LEDGER_LINES = 6
-FSYNCS = LEDGER_LINES + 3 * 2
+FSYNCS = LEDGER_LINES + 4 * 2
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,14 @@ class Killed:
 
     def answered(self) -> set[int]:
         """Rounds whose reply existed; 0 is the evaluation."""
-        found = [re.fullmatch(r"answered (?:evaluation-)?update (\d+)", one) for one in self.notes]
-        return {int(one[1]) for one in found if one}
+        found = [re.fullmatch(r"answered (evaluation-)?update (\d+)", one) for one in self.notes]
+        return {0 if one[1] else int(one[2]) for one in found if one}
+
+    def attempts(self) -> set[tuple[int, int]]:
+        """The rounds and attempts of the commits that the ledger holds, as bare JSON."""
+        whole = [one for one in self.ledger.read_bytes().splitlines() if one.endswith(b"}")]
+        commits = [one["body"] for one in map(json.loads, whole) if one["kind"] == "commit"]
+        return {(one["round"], one["attempt"]) for one in commits}
 
     def intents(self) -> set[int]:
         """The rounds of the intents that the ledger holds, as bare JSON."""
@@ -136,6 +142,8 @@ def test_a_kill_in_the_middle_of_any_line_never_under_counts(kills: Path, number
 def recovered(left: Killed) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The least that must be charged, and what is, once the ledger is opened as a start does."""
     least = spend_of(left, terms())
+    # Nothing was sealed under an attempt that the ledger does not know, so none is ever used again.
+    assert {(number, 1) for number in left.answered()} <= left.attempts()
     ledger = open_ledger(left.ledger, load_policy(left.ledger.with_name("policy.toml")))
     settle(ledger)
     ledger.verify()

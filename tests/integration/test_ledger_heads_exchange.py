@@ -14,21 +14,22 @@ import pytest
 
 from party_client.head_exchange import HeadExchange
 from party_client.node import Node
+from party_client.service import settle
 from privacy.accounting import rdp
 from privacy.errors import CohortError, LedgerError, ProtocolError
+from privacy.framing import read, seal
 from privacy.ledger import Ledger, Provenance
 from privacy.ledger_heads import SignedHead, read_head, sign_head
 from privacy.mechanism import Gaussian
 from privacy.messages import (
-    MAX_FRAME_BYTES,
+    COORDINATOR_MESSAGES,
+    OFFER_BYTES,
     Decision,
     Evaluate,
     Header,
+    OpenEvaluation,
     Publish,
     TrainRound,
-    body_of,
-    read,
-    seal,
 )
 from simulations.local_federation import MemoryChannel
 
@@ -71,6 +72,10 @@ def only_the_start(local: LocalRun, backup: Path) -> None:
 def the_evaluation(local: LocalRun, backup: Path) -> None:
     lines = ledger_of(local).read_bytes().splitlines(keepends=True)
     ledger_of(local).write_bytes(b"".join(lines[:-3]))  # its intent, its commit, the run's close
+    ledger = Ledger(ledger_of(local))
+    ledger.close("run-1", "failed")
+    reserve(ledger, "aborted")
+    ledger.refund("aborted")
 
 
 def whole_home_restored(local: LocalRun, backup: Path) -> None:
@@ -79,8 +84,8 @@ def whole_home_restored(local: LocalRun, backup: Path) -> None:
     shutil.copytree(backup, home)
 
 
-# With one entry cut, settling and the new reservation take the ledger past what the peers know: its
-# length shows them nothing, and only the party itself finds that the entry is not there.
+# In the last case, later entries take the ledger past what the peers know: its length shows them
+# nothing, and only the party itself finds that what they have seen is not there.
 @pytest.mark.parametrize(
     ("lose", "peers_see_it"),
     [(only_the_start, True), (whole_home_restored, True), (the_evaluation, False)],
@@ -99,6 +104,7 @@ def test_a_cut_or_restored_ledger_is_noticed_charged_and_can_go_on(
     local.services.pop("bank").close()
     lose(local, tmp_path / "backup")
     assert local.service("bank").node.ledger.verify()  # by itself it looks whole
+    settle(local.services["bank"].node.ledger)  # as the next preflight does
     assert charged(local) != before
 
     with pytest.raises(CohortError, match=r"bank.* refused a message in phase keys") as caught:
@@ -154,103 +160,102 @@ def test_no_message_is_answered_before_the_heads_it_brought_are_kept(local: Loca
 
     local.wrap = lambda channel: Looking(channel.answers)
     outcome = local.run(SMALL)
-    assert seen == [[], [0, 0], [0, 0], [0, 0], [1, 1], [2, 2], [3, 3]]
+    assert seen == [[], [0, 0], [0, 0], [0, 0], [1, 1], [2, 2], [3, 3], [3, 3]]
     assert sorted(outcome.ledger_heads) == list(PARTIES)
     for party, frame in outcome.ledger_heads.items():
         head = read_head(frame, party, local.federation.members[party])
         ledger = local.services[party].node.ledger
-        assert (head.run, head.round) == ("run-1", 4)
+        assert (head.run, head.round) == ("run-1", 5)
         assert (head.position, head.hash) == (ledger.position().position, ledger.head().hash)
 
 
 # A hostile coordinator signs and relays what it likes ---------------------------------------------
 
 
-Heads = dict[str, bytes]
+Replies = dict[str, bytes]
+Relaying = type[TrainRound] | type[Evaluate] | type[OpenEvaluation] | type[Publish]
 
 
 @dataclass(frozen=True)
 class Tampering(MemoryChannel):
-    """Changes the heads that one message of the coordinator brings to the bank."""
+    """Changes the members' replies, and with them their heads, that one message of the coordinator
+    brings to the bank."""
 
     local: LocalRun
-    kind: type[TrainRound] | type[Evaluate] | type[Publish]
-    round: int
-    change: Callable[[Heads, list[Heads]], Heads]
-    relayed: list[Heads] = field(default_factory=list)
+    kind: Relaying
+    change: Callable[[Replies, list[Replies]], Replies]
+    relayed: list[Replies] = field(default_factory=list)
 
     def exchange(self, frames: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
-        public = self.local.federation.coordinator.public
-        envelope = read(frames["bank"], public, MAX_FRAME_BYTES)
-        if envelope.type not in (TrainRound.kind, Evaluate.kind, Publish.kind):
-            return super().exchange(frames, timeout_s)
-        heads = envelope.body["heads"]
-        if (envelope.type, envelope.round) == (self.kind.kind, self.round):
-            body = body_of(envelope, self.kind)
-            changed_body = body.model_copy(update={"heads": self.change(heads, self.relayed)})
-            header = Header(**envelope.model_dump(exclude={"type", "body"}))
-            frames = {
-                **frames,
-                "bank": seal(header, changed_body, self.local.federation.coordinator),
-            }
-        self.relayed.append(heads)
+        key = self.local.federation.coordinator
+        received = read(frames["bank"], key.public, *COORDINATOR_MESSAGES)
+        body, at = received.body, received.envelope
+        if isinstance(body, TrainRound | OpenEvaluation | Publish):
+            if type(body) is self.kind and at.round >= 2:
+                replies = self.change(body.replies, self.relayed)
+                changed_body = body.model_copy(update={"replies": replies})
+                header = Header(**{name: getattr(at, name) for name in Header.model_fields})
+                frames = {**frames, "bank": seal(header, changed_body, key)}
+            self.relayed.append(body.replies)
         return super().exchange(frames, timeout_s)
 
 
-def dropped(heads: Heads, earlier: list[Heads]) -> Heads:
-    return {party: one for party, one in heads.items() if party != "retailer"}
+def dropped(replies: Replies, earlier: list[Replies]) -> Replies:
+    return {party: one for party, one in replies.items() if party != "retailer"}
 
 
-def all_dropped(heads: Heads, earlier: list[Heads]) -> Heads:
+def all_dropped(replies: Replies, earlier: list[Replies]) -> Replies:
     return {}
 
 
-def replayed(heads: Heads, earlier: list[Heads]) -> Heads:
-    return heads | {"retailer": earlier[-1]["retailer"]}
+def replayed(replies: Replies, earlier: list[Replies]) -> Replies:
+    return replies | {"retailer": earlier[-1]["retailer"]}
 
 
-def swapped(heads: Heads, earlier: list[Heads]) -> Heads:
-    return heads | {"retailer": heads["ecommerce"], "ecommerce": heads["retailer"]}
+def swapped(replies: Replies, earlier: list[Replies]) -> Replies:
+    return replies | {"retailer": replies["ecommerce"], "ecommerce": replies["retailer"]}
 
 
-def altered(heads: Heads, earlier: list[Heads]) -> Heads:
-    frame = bytearray(heads["retailer"])
-    frame[165] ^= 1  # the last byte of its position
-    return heads | {"retailer": bytes(frame)}
+def altered(replies: Replies, earlier: list[Replies]) -> Replies:
+    statement = bytearray(replies["retailer"])
+    statement[-5] ^= 1  # in the envelope's last field
+    return replies | {"retailer": bytes(statement)}
 
 
-def own_replayed(heads: Heads, earlier: list[Heads]) -> Heads:
-    return heads | {"bank": earlier[-1]["bank"]}
+def own_replayed(replies: Replies, earlier: list[Replies]) -> Replies:
+    return replies | {"bank": earlier[-1]["bank"]}
 
 
-LATER = [(Evaluate, 0, "evaluation"), (Publish, 0, "publication")]
+NOT_ALL = "not those of exactly the participants"
+ANOTHER = "a relayed reply is not what retailer said"
 ATTACKS = [
-    (TrainRound, 2, "round 2", all_dropped, "own ledger head came back other than it was sent"),
-    *((*where, dropped, "ledger head of retailer is missing") for where in LATER),
-    *((*where, replayed, "head of retailer is not of this run and round") for where in LATER),
-    (TrainRound, 2, "round 2", swapped, "signature does not verify"),
-    (Publish, 0, "publication", altered, "signature does not verify"),
-    (Publish, 0, "publication", own_replayed, "own ledger head came back other than it was sent"),
+    (TrainRound, "round 2", all_dropped, NOT_ALL),
+    *((kind, "evaluation", dropped, NOT_ALL) for kind in (Evaluate, OpenEvaluation)),
+    *((kind, "evaluation", replayed, ANOTHER) for kind in (Evaluate, OpenEvaluation)),
+    (TrainRound, "round 2", swapped, "signature does not verify"),
+    (Publish, "publication", altered, "signature does not verify"),
+    (Publish, "publication", own_replayed, "own reply came back other than it was sent"),
 ]
 
 
-@pytest.mark.parametrize(("kind", "number", "phase", "change", "told"), ATTACKS)
+@pytest.mark.parametrize(("kind", "phase", "change", "told"), ATTACKS)
 def test_a_coordinator_that_tampers_with_heads_is_caught(
     local: LocalRun,
     caplog: pytest.LogCaptureFixture,
-    kind: type[TrainRound] | type[Evaluate] | type[Publish],
-    number: int,
+    kind: Relaying,
     phase: str,
-    change: Callable[[Heads, list[Heads]], Heads],
+    change: Callable[[Replies, list[Replies]], Replies],
     told: str,
 ) -> None:
-    local.wrap = lambda channel: Tampering(channel.answers, local, kind, number, change)
-    with pytest.raises(CohortError, match=f"bank refused a message in phase {phase}"):
+    local.wrap = lambda channel: Tampering(channel.answers, local, kind, change)
+    with pytest.raises(CohortError, match=f"bank.* in phase {phase}"):
         local.run(SMALL)
     assert told in caplog.text
-    assert local.services["bank"]._session is None
-    assert kept(local, "bank")["retailer"].round < kept(local, "ecommerce")["retailer"].round
-    assert not list(local.services["bank"].node.store.export("churn_risk"))
+    assert "the run ended here (IntegrityError)" in caplog.text
+    bank = local.services["bank"]
+    assert bank._session is None
+    assert bank.node.ledger.state().runs["run-1"].state == "failed"
+    assert not list(bank.node.store.export("churn_risk"))
 
 
 # Members that do not tell the truth ---------------------------------------------------------------
@@ -271,7 +276,7 @@ class Table:
 
     def decisions(self) -> dict[str, Decision]:
         for node in self.nodes.values():
-            reserve(node, self.run)
+            reserve(node.ledger, self.run)
         return {party: decision(side.sign(0), side.known()) for party, side in self.sides.items()}
 
     def meet(self) -> None:
@@ -287,9 +292,9 @@ class Table:
         return sign_head(node.key, node.local_key, at, **names, entropy=node.entropy)
 
 
-def reserve(node: Node, run: str) -> None:
+def reserve(ledger: Ledger, run: str) -> None:
     named = {"plan_digest": "00", "plan": "churn", "purpose": "marketing"}
-    node.ledger.reserve(run, **named, mechanisms=[SPEND], valid_for=timedelta(hours=1))
+    ledger.reserve(run, **named, mechanisms=[SPEND], valid_for=timedelta(hours=1))
 
 
 def spend(node: Node, run: str) -> None:
@@ -301,7 +306,8 @@ def decision(head: bytes, known: Mapping[str, bytes]) -> Decision:
         accepted=True,
         reason="",
         public_size=700,
-        exchange_key=bytes(32),
+        offer=bytes(OFFER_BYTES),
+        applied=0,
         ledger_head=head,
         known_heads=dict(known),
     )
@@ -401,6 +407,24 @@ def test_two_lost_branches_are_both_charged(local: LocalRun, nodes: dict[str, No
     assert rdp(state.charged()) == pytest.approx(rdp([SPEND, SPEND]))
     assert len(state.gaps) == 2
     Table(nodes, "run-4").meet()
+
+
+def test_in_the_middle_of_a_run_a_ledger_may_stand_still_and_not_fall_back(
+    nodes: dict[str, Node],
+) -> None:
+    """When members form anew, nothing need have been written since their last reply."""
+    first = Table(nodes, "run-1")
+    first.meet()
+    again = {party: decision(side.sign(0), side.known()) for party, side in first.sides.items()}
+    for party, side in first.sides.items():
+        with pytest.raises(ProtocolError, match="has not moved"):
+            side.meet(again)
+        side.meet(again, stands=True)
+        assert len(nodes[party].peers.read()) == 2
+    for changes in ({"hash": "ab" * 32}, {"position": 1}):
+        lie = {**again, "bank": decision(first.forged("bank", **changes), {})}
+        with pytest.raises(ProtocolError, match=r"two histories|shorter than it was"):
+            first.sides["retailer"].meet(lie, stands=True)
 
 
 def test_a_ledger_put_back_to_the_very_head_that_others_hold_is_not_noticed(

@@ -13,9 +13,12 @@ from party_client.service import PartyService
 from privacy.accounting import epsilon
 from privacy.conversation import Conversation
 from privacy.errors import CohortError, ConfigError, PartyTimeout, RunStopped
+from privacy.framing import read, statement_of
 from privacy.identity import SigningKey, sign_plan
 from privacy.messages import (
+    COORDINATOR_MESSAGES,
     HEAD_BYTES,
+    OFFER_BYTES,
     REFUSAL,
     Abort,
     Acknowledged,
@@ -25,11 +28,10 @@ from privacy.messages import (
     SealKeys,
     TrainRound,
     manifest_hash,
-    read,
 )
 from simulations.local_federation import MemoryChannel
 
-from .conftest import PLAN, LocalRun, changed
+from .conftest import HASTY, PLAN, LocalRun, changed
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Recording(MemoryChannel):
             if party != self.silent or len(self.log) < self.silent_from
         }
         replies = super().exchange(reached, timeout_s)
-        self.log.append((frames, replies))
+        self.log.append((reached, replies))
         return replies
 
 
@@ -195,7 +197,7 @@ def test_a_party_that_never_answers_ends_the_run(
     log: list[tuple[Mapping[str, bytes], Mapping[str, bytes]]] = []
     local.wrap = lambda channel: Recording(channel.answers, log, "bank", silent_from)
     with pytest.raises(PartyTimeout, match=f"bank did not answer in phase {phase}"):
-        local.run()
+        local.run(HASTY)
     for party in ("ecommerce", "retailer"):
         run = local.services[party].node.ledger.state().runs["run-1"]
         assert run.state == ("failed" if spent else "refunded")
@@ -213,20 +215,25 @@ def test_an_operators_stop_ends_the_run(local: LocalRun) -> None:
 def test_a_service_that_restarts_mid_run_counts_what_it_started(local: LocalRun) -> None:
     class Restarting(MemoryChannel):
         def exchange(self, frames: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
-            envelope = read(next(iter(frames.values())), local.federation.coordinator.public)
-            if envelope.type == TrainRound.kind and envelope.round == 2:
+            first = next(iter(frames.values()))
+            envelope = read(first, local.federation.coordinator.public, *COORDINATOR_MESSAGES)
+            if (envelope.envelope.type, envelope.envelope.round) == (TrainRound.kind, 2):
                 local.restart("bank")
-                return local.channel().exchange(frames, timeout_s)
+                raise RunStopped("the coordinator ends here, too")
             return super().exchange(frames, timeout_s)
 
     local.wrap = lambda channel: Restarting(channel.answers)
-    with pytest.raises(CohortError, match="bank refused a message in phase round 2"):
+    with pytest.raises(RunStopped):
         local.run()
     ledger = local.services["bank"].node.ledger
     run, delta = ledger.state().runs["run-1"], ledger.state().cap_delta
+    # It can come back, so all stays reserved; the next run ends it.
+    assert (run.state, run.charged(ledger.state().now)) == ("reserved", run.mechanisms)
+    local.services["bank"].answer(preflight_frame(local, "run-2"))
+    run = ledger.state().runs["run-1"]
     assert run.state == "failed"
     assert [one.round for one in run.intents] == [1]
-    assert ledger.spent() == epsilon([run.intents[0].mechanism], delta) > 0
+    assert ledger.spent_by_run()["run-1"] == epsilon([run.intents[0].mechanism], delta) > 0
 
 
 # A hostile coordinator ---------------------------------------------------------------------------
@@ -243,6 +250,11 @@ def preflight(local: LocalRun, run_id: str, plan: bytes) -> Preflight:
         requester_signature=sign_plan(local.federation.requester, run_id, plan),
         cohort=dict(local.federation.members),
     )
+
+
+def heard(talk: Conversation, frame: bytes) -> Decision:
+    """The decision in this reply, taken into the conversation."""
+    return talk.hear(talk.receive(frame, Decision), Decision, 0, begins=False)
 
 
 def talk_with(local: LocalRun, run_id: str, plan: bytes, party: str = "bank") -> Conversation:
@@ -274,12 +286,14 @@ def test_every_flipped_byte_of_a_preflight_is_refused(local: LocalRun) -> None:
 
 def test_a_message_out_of_order_is_refused_and_changes_nothing(local: LocalRun) -> None:
     bank, talk = local.service("bank"), talk_with(local, "run-1", PLAN)
-    early = TrainRound(confirmations={}, total=(), heads={})
+    names = tuple(sorted(local.federation.members))
+    early = TrainRound(members=names, replies={}, total=b"", lost=False)
     assert bank.answer(talk.say(early, 1, begins=True)) == REFUSAL
     talk = talk_with(local, "run-1", PLAN)
     accepted = bank.answer(talk.say(preflight(local, "run-1", PLAN), 0, begins=True))
-    assert talk.hear(accepted, Decision, 0, begins=False).accepted
-    skipping = talk.say(Evaluate(total=(), heads={}), 0, begins=True)
+    assert heard(talk, accepted).accepted
+    skip = Evaluate(members=names, replies={}, total=b"", lost=False)
+    skipping = talk.say(skip, 3, begins=True)
     assert bank.answer(skipping) == REFUSAL
     assert bank.node.ledger.state().runs["run-1"].intents == []
     assert bank._session is not None
@@ -288,18 +302,20 @@ def test_a_message_out_of_order_is_refused_and_changes_nothing(local: LocalRun) 
 def test_a_coordinator_cannot_shrink_the_cohort_below_the_minimum(local: LocalRun) -> None:
     bank, talk = local.service("bank"), talk_with(local, "run-1", PLAN)
     own = bank.answer(talk.say(preflight(local, "run-1", PLAN), 0, begins=True))
-    talk.hear(own, Decision, 0, begins=False)
+    heard(talk, own)
     talk.manifest = manifest_hash({"bank": local.federation.members["bank"]})
-    alone = talk.say(SealKeys(decisions={"bank": own}), 0, begins=True)
+    alone = talk.say(SealKeys(replies={"bank": statement_of(own)}), 0, begins=True)
     assert bank.answer(alone) == REFUSAL
 
 
-def test_a_coordinator_cannot_speak_for_a_member(local: LocalRun) -> None:
+def test_a_coordinator_cannot_speak_for_a_member(
+    local: LocalRun, caplog: pytest.LogCaptureFixture
+) -> None:
     """It makes up the others' decisions, with exchange keys that it knows."""
     bank, talk = local.service("bank"), talk_with(local, "run-1", PLAN)
     own = bank.answer(talk.say(preflight(local, "run-1", PLAN), 0, begins=True))
-    talk.hear(own, Decision, 0, begins=False)
-    decisions = {"bank": own}
+    heard(talk, own)
+    decisions = {"bank": statement_of(own)}
     for party in ("ecommerce", "retailer"):
         forged = Conversation(
             party,
@@ -314,12 +330,15 @@ def test_a_coordinator_cannot_speak_for_a_member(local: LocalRun) -> None:
             accepted=True,
             reason="",
             public_size=700,
-            exchange_key=b"\x07" * 32,
+            offer=b"\x07" * OFFER_BYTES,
+            applied=0,
             ledger_head=bytes(HEAD_BYTES),
             known_heads={},
         )
         decisions[party] = forged.say(made_up, 0, begins=True)
-    assert bank.answer(talk.say(SealKeys(decisions=decisions), 0, begins=True)) == REFUSAL
+    assert bank.answer(talk.say(SealKeys(replies=decisions), 0, begins=True)) == REFUSAL
+    assert "a relayed reply is not what ecommerce said" in caplog.text
+    assert bank.node.ledger.state().runs["run-1"].state == "refunded"
 
 
 def test_the_same_bytes_again_get_the_same_reply_and_are_not_charged(local: LocalRun) -> None:
@@ -342,9 +361,9 @@ def test_a_finished_run_is_never_replayed(local: LocalRun) -> None:
 def test_an_abort_ends_the_run_and_refunds_what_never_touched_data(local: LocalRun) -> None:
     bank, talk = local.service("bank"), talk_with(local, "run-1", PLAN)
     reply = bank.answer(talk.say(preflight(local, "run-1", PLAN), 0, begins=True))
-    talk.hear(reply, Decision, 0, begins=False)
+    heard(talk, reply)
     ended = bank.answer(talk.say(Abort(reason="RunStopped"), 0, begins=True))
-    assert read(ended, local.federation.members["bank"]).type == Acknowledged.kind
+    assert read(ended, local.federation.members["bank"], Acknowledged)
     assert bank.node.ledger.state().runs["run-1"].state == "refunded"
 
 
@@ -398,7 +417,7 @@ def decided(local: LocalRun, run_id: str, plan: bytes, members: dict[str, bytes]
     )
     body = preflight(local, run_id, plan).model_copy(update={"cohort": members})
     reply = local.service("bank").answer(talk.say(body, 0, begins=True))
-    return talk.hear(reply, Decision, 0, begins=False)
+    return heard(talk, reply)
 
 
 def test_a_cohort_with_a_party_that_the_plan_does_not_name_is_refused(local: LocalRun) -> None:
@@ -467,8 +486,9 @@ def test_a_ledger_damaged_mid_run_ends_the_run_and_not_the_service(local: LocalR
 
     class Damaging(MemoryChannel):
         def exchange(self, frames: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
-            envelope = read(next(iter(frames.values())), local.federation.coordinator.public)
-            if envelope.type == TrainRound.kind:
+            first = next(iter(frames.values()))
+            received = read(first, local.federation.coordinator.public, *COORDINATOR_MESSAGES)
+            if received.envelope.type == TrainRound.kind:
                 ledger.write_bytes(ledger.read_bytes().replace(b"run-1", b"run-9"))
             return super().exchange(frames, timeout_s)
 

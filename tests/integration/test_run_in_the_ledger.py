@@ -19,11 +19,12 @@ from models.training import held_out
 from party_client.admission import validity
 from party_client.node import Node
 from privacy.errors import CohortError
+from privacy.framing import read
 from privacy.ledger import Ledger
-from privacy.messages import Preflight, TrainRound, read
+from privacy.messages import COORDINATOR_MESSAGES, Preflight, TrainRound
 from simulations.local_federation import MemoryChannel
 
-from .conftest import PLAN, LocalRun, changed
+from .conftest import HASTY, PLAN, LocalRun, changed
 
 
 def digest_by_hand(node: Node, aside: bool) -> str:
@@ -80,8 +81,7 @@ def test_an_accepted_run_holds_its_rows_once(local: LocalRun) -> None:
     class Looking(MemoryChannel):
         def exchange(self, frames: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
             replies = super().exchange(frames, timeout_s)
-            envelope = read(next(iter(frames.values())), local.federation.coordinator.public)
-            if envelope.type == Preflight.kind:
+            if header(local, frames)[0] == Preflight.kind:
                 look(local)
             return replies
 
@@ -102,10 +102,17 @@ def test_an_accepted_run_holds_its_rows_once(local: LocalRun) -> None:
 
 
 @pytest.mark.parametrize(
-    ("timeout", "minutes"), [("", 18), ("[cohort]\ntimeout_seconds = 5\n\n", 10)]
+    ("cohort", "minutes"),
+    [
+        ("pause_minutes = 0", 18),
+        ("pause_minutes = 0\ntimeout_seconds = 5", 10),
+        ("pause_minutes = 90\ntimeout_seconds = 5", 100),
+    ],
 )
-def test_a_reservation_stands_for_the_exchanges_of_its_plan(timeout: str, minutes: int) -> None:
-    plan = parse_plan(changed(PLAN, "[privacy]", f"{timeout}[privacy]"))
+def test_a_reservation_stands_for_the_exchanges_and_the_pause_of_its_plan(
+    cohort: str, minutes: int
+) -> None:
+    plan = parse_plan(PLAN + f"\n[cohort]\n{cohort}\n".encode())
     assert validity(plan) == timedelta(minutes=minutes)
 
 
@@ -136,10 +143,10 @@ def test_a_run_that_lies_still_longer_than_that_is_over(
 
     local.wrap = lambda channel: Sleeping(channel.answers)
     if goes_on:
-        local.run()
+        local.run(HASTY)
     else:
         with pytest.raises(CohortError, match="bank refused a message in phase round 2"):
-            local.run()
+            local.run(HASTY)
         assert "the run's reservation has expired; submit the plan again" in caplog.text
     run = bank.node.ledger.state().runs["run-1"]
     assert (run.state == "finished") == goes_on
@@ -147,5 +154,6 @@ def test_a_run_that_lies_still_longer_than_that_is_over(
 
 
 def header(local: LocalRun, frames: Mapping[str, bytes]) -> tuple[Any, int]:
-    envelope = read(next(iter(frames.values())), local.federation.coordinator.public, 1 << 26)
+    public = local.federation.coordinator.public
+    envelope = read(next(iter(frames.values())), public, *COORDINATOR_MESSAGES).envelope
     return envelope.type, envelope.round

@@ -30,7 +30,7 @@ from privacy.budget import Limit
 from privacy.errors import BudgetExceeded
 from privacy.ledger import Ledger
 from privacy.mechanism import Gaussian, SampledGaussian
-from tests.ledgers import FROM
+from tests.ledgers import FROM, commit
 
 ROOT = Path(__file__).parents[2]
 DELTA = 2e-6  # 1 / (10 * N^) at N^ = 50,000
@@ -117,10 +117,10 @@ def run(year: Year, ledger: Ledger, name: str, plan: Plan, end: str, choose: ran
     done = ROUNDS if end == "finished" else choose.randrange(ROUNDS)
     for number in range(1, done + 1):
         ledger.intent(name, number, plan.training.split(plan.training.steps // ROUNDS), FROM)
-        ledger.commit(name, number)
+        commit(ledger, name, number)
     if end == "finished":
         ledger.intent(name, 0, plan.evaluation, FROM)
-        ledger.commit(name, 0)
+        commit(ledger, name, 0)
         ledger.close(name, "finished")
     elif end == "torn":
         with year.path.open("ab") as file:

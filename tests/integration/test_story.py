@@ -9,16 +9,25 @@ import pytest
 from models.plan import parse_plan
 from models.training import Rows, held_out
 from party_client.service import PartyService
+from party_client.session import Session
 from privacy.accounting import epsilon
 from privacy.errors import BudgetExceeded
-from privacy.messages import REFUSAL, Evaluate, TrainRound, body_of, read
-from privacy.packing import unpack_fields
+from privacy.framing import read, read_statement
+from privacy.messages import COORDINATOR_MESSAGES, REFUSAL, TrainRound, Unmasked
+from privacy.packing import field_chunks, unpack_fields
 from simulations.local_federation import MemoryChannel
 from simulations.story import StoryEnd, StoryParty, federated_run
 
 from .conftest import PLAN, LocalRun, changed, repeatable
 
-MLP = changed(PLAN, "[privacy]", '[model]\nfamily = "mlp"\nhidden = [8]\n\n[privacy]')
+PLANS = {
+    "logistic": PLAN,
+    "mlp": changed(PLAN, "[privacy]", '[model]\nfamily = "mlp"\nhidden = [8]\n\n[privacy]'),
+    "equal weights": PLAN + b'\n[aggregation]\nweights = "equal"\n',
+    "noised weights": changed(PLAN, "evaluation_epsilon = 1.0", "evaluation_epsilon = 0.5")
+    + b'\n[aggregation]\nweights = "noised_size"\n',
+    "single opening": PLAN + b"\n[aggregation]\nsingle_opening = true\n",
+}
 
 
 def story_party(service: PartyService, plan_source: bytes) -> StoryParty:
@@ -40,32 +49,38 @@ def story_party(service: PartyService, plan_source: bytes) -> StoryParty:
 
 @dataclass(frozen=True)
 class OpeningChannel(MemoryChannel):
-    """Carries frames, and opens each relayed sum with a member's keys, as that member does."""
+    """Carries frames, and opens each relayed sum with a member's keys, as that member does next."""
 
     services: Mapping[str, PartyService]
     opened: list[list[int]]
 
     def exchange(self, frames: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
-        replies = super().exchange(frames, timeout_s)
-        self.opened.extend(self._sums(frames))
-        return replies
+        party, frame = next(iter(frames.items()))
+        body = read(frame, self.services[party].node.coordinator_public, *COORDINATOR_MESSAGES).body
+        session = self.services[party]._session
+        if isinstance(body, TrainRound) and body.total and session is not None:
+            self._open(session, body)
+        return super().exchange(frames, timeout_s)
 
-    def _sums(self, frames: Mapping[str, bytes]) -> list[list[int]]:
-        for party, frame in frames.items():
-            session = self.services[party]._session
-            envelope = read(frame, self.services[party].node.coordinator_public)
-            if session is None or envelope.type not in (TrainRound.kind, Evaluate.kind):
-                return []
-            kind = TrainRound if envelope.type == TrainRound.kind else Evaluate
-            body = body_of(envelope, kind)
-            if not body.total:
-                return []
-            chunks = session.keys.open_total(body.total, len(body.total), "update", session.applied)
-            return [unpack_fields(chunks, session.parameters.size).tolist()]
-        return []
+    def _open(self, session: Session, body: TrainRound) -> None:
+        keys, sums = session.stage.keys, session._sums
+        assert keys is not None
+        assert sums is not None
+        label = sums.pending
+        assert label is not None
+        seeds = {}
+        if sums.single_opening:
+            for party, frame in body.replies.items():
+                said = read_statement(frame, session.participants[party], Unmasked).body
+                assert isinstance(said, Unmasked)
+                seeds[party] = keys.open_seed(label, party, said.seed)
+        if label.tensor == "update":
+            size = session.learned.parameters.size
+            total = keys.open_total(body.total, field_chunks(size), label, seeds)
+            self.opened.append(unpack_fields(total, size).tolist())
 
 
-@pytest.mark.parametrize("plan", [PLAN, MLP], ids=["logistic", "mlp"])
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_story_and_services_give_the_same_integers(local: LocalRun, plan: bytes) -> None:
     local.entropy = repeatable
     opened: list[list[int]] = []

@@ -26,7 +26,7 @@ PACKAGES = ("coordinator", "models", "party_client", "privacy", "simulations")
 VERBS = {
     "fedtags-coordinator": [
         *("init", "start", "stop", "party invite", "party list", "plan validate", "plan submit"),
-        *("run list", "run watch", "run stop"),
+        *("run list", "run show", "run watch", "run resume", "run stop"),
     ],
     "fedtags-party": [
         *("init", "join", "check", "start", "stop", "status", "tags show", "tags export"),

@@ -29,7 +29,7 @@ from privacy.hash_chain import Chain
 from privacy.ledger import Ledger
 from privacy.ledger_replay import replay
 from privacy.mechanism import Gaussian, Mechanism, SampledGaussian
-from tests.ledgers import DELTA, FROM, START, intend, reserve
+from tests.ledgers import DELTA, FROM, START, commit, intend, reserve
 
 CAP = Cap.of(6.0, DELTA)
 ROUNDS = st.integers(1, 3)
@@ -64,6 +64,7 @@ class Granted:
     valid_for: timedelta
     newest: datetime
     begun: list[Mechanism] = field(default_factory=list)
+    attempts: dict[int, int] = field(default_factory=dict)
     ended: bool = False
     doubtful: bool = False
 
@@ -131,12 +132,24 @@ class LedgerMachine(RuleBasedStateMachine):
             assert self.now <= self.granted[run].newest + self.granted[run].valid_for
             self.accepted(run).begun.append(mechanism)
 
-    @rule(run=runs, number=ROUNDS)
-    def commit(self, run: str, number: int) -> None:
-        with suppress(LedgerError):
-            self.ledger().commit(run, number)
+    @rule(run=runs, more=MECHANISMS)
+    def extend(self, run: str, more: list[Mechanism]) -> None:
+        with suppress(BudgetExceeded, LedgerError):
+            self.ledger().extend(run, more)
             assert self.now <= self.granted[run].newest + self.granted[run].valid_for
-            assert self.accepted(run).begun
+            assert not self.granted[run].doubtful
+            granted = self.accepted(run)
+            granted.mechanisms = granted.mechanisms + more
+
+    @rule(run=runs, number=ROUNDS, attempt=ROUNDS)
+    def commit(self, run: str, number: int, attempt: int) -> None:
+        with suppress(LedgerError):
+            commit(self.ledger(), run, number, attempt)
+            assert self.now <= self.granted[run].newest + self.granted[run].valid_for
+            granted = self.accepted(run)
+            assert granted.begun
+            assert attempt > granted.attempts.get(number, 0)
+            granted.attempts[number] = attempt
 
     @rule(run=runs, how=st.sampled_from(["refunded", "finished", "failed"]))
     def end(self, run: str, how: Literal["refunded", "finished", "failed"]) -> None:
@@ -310,10 +323,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     reserve(ledger, "a", [training])
     ledger.refund("a")
     reserve(ledger, "b", [training])
+    ledger.extend("b", [Gaussian(100.0)])
     ledger.intent("b", 1, training.split(2), FROM)
     with path.open("ab") as file:
         file.write(b'{"body":{"mechanism":')
-    ledger.commit("b", 1)
+    commit(ledger, "b", 1)
     backup = path.read_bytes()
     ledger.close("b", "failed")
     known = ledger.position()
@@ -324,7 +338,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ledger.amend(cap_epsilon=7.0, cap_delta=1e-6)
     kinds = {entry.kind for entry in ledger.entries()}
     assert kinds == {
-        "open", "amend", "reserve", "refund", "intent", "commit", "close", "torn", "gap"
+        "open", "amend", "reserve", "extend", "refund", "intent", "commit", "close", "torn", "gap"
     }  # fmt: skip
     ledger.verify()
     return path

@@ -26,6 +26,7 @@ from privacy.errors import (
     PolicyRefusal,
 )
 from privacy.ledger import Ledger, Provenance
+from tests.ledgers import commit
 
 HOW = Provenance("logistic", "factorised", "0f" * 32, "Poisson", "AES", "1.2.3", ("shop",))
 PLAN = """
@@ -127,10 +128,10 @@ def run(home: Path, name: str, rounds: int = 3, outcome: str = "finished") -> No
     reserve(home, name, book)
     for number in range(1, rounds + 1):
         book.intent(name, number, terms(home).round_mechanism, HOW)
-        book.commit(name, number)
+        commit(book, name, number)
     if outcome == "finished":
         book.intent(name, 0, terms(home).evaluation, HOW)
-        book.commit(name, 0)
+        commit(book, name, 0)
         book.close(name, "finished")
     else:
         book.close(name, "failed")
@@ -161,6 +162,16 @@ def test_the_prediction_is_what_a_whole_run_is_charged(home: Path) -> None:
     assert show(home)["epsilon_spent"] == cost["epsilon"]
     assert show(home)["budget_used"] == made["budget_share"]
     assert forecast(home)["budget_used"] == made["budget_share"]
+
+
+def test_the_prediction_names_what_noised_weights_cost(home: Path) -> None:
+    assert forecast(home)["at_ledger_delta"]["epsilon_weights"] == 0
+    change_plan(home, "[privacy]", '[aggregation]\nweights = "noised_size"\n[privacy]')
+    asked, cost = terms(home), forecast(home)["at_ledger_delta"]
+    assert asked.weights is not None
+    assert cost["epsilon_weights"] == epsilon([asked.weights], 1 / 60_000) <= 0.1
+    assert cost["epsilon"] == epsilon(asked.mechanisms, 1 / 60_000)
+    assert "weights 0.1" in words(output(home, "budget", "plan", str(plan_file(home))))
 
 
 def test_a_run_that_fails_is_charged_less_than_predicted(home: Path) -> None:

@@ -39,6 +39,8 @@ def test_runs_of_revision_0001_are_all_there(url: str) -> None:
     assert store.metrics_of("run-1") == {"auc": 0.75}
     assert (failed.error, failed.exit_code) == ("PartyTimeout", 15)
     assert (active.stop_requested, active.flower_run_id) == (True, "13")
+    assert (active.resume_requested, active.waiting_for, active.pause_until) == (False, (), None)
+    assert store.membership_of("run-1") == []
     last = store.exchanges_of("run-1")[-1]
     assert (last.phase, last.round, last.seconds) == ("round", 1, 1.5)
     assert last.bytes_up == {"bank": 3_000_000_000, "shop": 7}

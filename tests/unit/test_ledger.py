@@ -10,7 +10,7 @@ import pytest
 
 from privacy.budget import Cap, Limit
 from privacy.errors import BudgetExceeded, LedgerError, PrivacyError
-from privacy.ledger import Ledger, Outcome
+from privacy.ledger import Ledger, Outcome, RunState
 from privacy.mechanism import Gaussian
 from tests.ledgers import (
     BOTH,
@@ -22,6 +22,7 @@ from tests.ledgers import (
     START,
     TRAINING,
     Clock,
+    commit,
     epsilon_of,
     intend,
     make,
@@ -115,7 +116,7 @@ def test_a_closed_run_is_charged_what_it_began_and_the_rest_is_free(
     reserve(ledger, "run-1")
     for number in (1, 2, 3):
         intend(ledger, "run-1", number)
-    ledger.commit("run-1", 1)
+    commit(ledger, "run-1", 1)
     assert ledger.spent() == epsilon_of(*BOTH)
     ledger.close("run-1", outcome)
     assert ledger.spent() == epsilon_of(TRAINING.split(30))
@@ -127,13 +128,13 @@ def test_a_whole_run_is_recorded_step_by_step(ledger: Ledger) -> None:
     reserve(ledger, "run-1")
     for number in range(1, 9):
         intend(ledger, "run-1", number, ROUND)
-        ledger.commit("run-1", number)
+        commit(ledger, "run-1", number)
     intend(ledger, "run-1", 9, RELEASE)
-    ledger.commit("run-1", 9)
+    commit(ledger, "run-1", 9)
     ledger.close("run-1", "finished")
     run = ledger.state().runs["run-1"]
     assert run.state == "finished"
-    assert run.committed == set(range(1, 10))
+    assert run.attempts == dict.fromkeys(range(1, 10), 1)
     assert ledger.verify() == ledger.head()
 
 
@@ -154,13 +155,119 @@ def test_steps_out_of_order_are_refused(ledger: Ledger) -> None:
         intend(ledger)
     reserve(ledger, "run-1")
     with pytest.raises(LedgerError, match="needs an intent"):
-        ledger.commit("run-1", 1)
+        commit(ledger, "run-1", 1)
     intend(ledger)
-    ledger.commit("run-1", 1)
-    with pytest.raises(LedgerError, match="happens once"):
-        ledger.commit("run-1", 1)
+    commit(ledger, "run-1", 1)
+    with pytest.raises(LedgerError, match="above every earlier one"):
+        commit(ledger, "run-1", 1)
     with pytest.raises(LedgerError, match="at least one mechanism"):
         reserve(ledger, "run-2", [])
+
+
+def test_a_round_may_be_sent_again_under_a_higher_attempt_and_costs_nothing(ledger: Ledger) -> None:
+    reserve(ledger, "run-1")
+    intend(ledger)
+    commit(ledger, "run-1", 1, 2)  # another party had made the first attempt fail
+    before = ledger.spent_by_run(), ledger.spent()
+    ledger.commit("run-1", 1, 5, ["shop", "bank", "airline"])
+    assert (ledger.spent_by_run(), ledger.spent()) == before
+    assert ledger.entries()[-1].body["recipients"] == ["airline", "bank", "shop"]
+    assert ledger.state().runs["run-1"].attempts == {1: 5}
+    for used in (1, 2, 4, 5):
+        with pytest.raises(LedgerError, match="above every earlier one"):
+            commit(ledger, "run-1", 1, used)
+    intend(ledger, "run-1", 2)
+    commit(ledger, "run-1", 2, 1)
+    assert reopened_from(ledger).attempts == {1: 5, 2: 1}
+
+
+def reopened_from(ledger: Ledger) -> RunState:
+    """What another process reads of run-1."""
+    return Ledger(ledger._file._path).state().runs["run-1"]
+
+
+@pytest.mark.parametrize("body", [{"attempt": "1"}, {"attempt": True}, {"recipients": [1]}])
+def test_a_commit_names_an_attempt_and_its_recipients(
+    ledger: Ledger, body: dict[str, object]
+) -> None:
+    reserve(ledger, "run-1")
+    intend(ledger)
+    with ledger._file.appending() as file:
+        whole = {"run": "run-1", "round": 1, "attempt": 1, "recipients": ["bank"]}
+        file.append("commit", whole | body)
+    with pytest.raises(LedgerError, match="line 4: its fields"):
+        ledger.verify()
+
+
+# Extensions --------------------------------------------------------------------------------------
+
+
+def test_what_a_crash_lost_can_be_drawn_again_and_is_charged_again(ledger: Ledger) -> None:
+    reserve(ledger, "run-1")
+    intend(ledger)
+    ledger.extend("run-1", [ROUND])
+    assert ledger.spent() == epsilon_of(*BOTH, ROUND)
+    for number in range(1, 9):
+        intend(ledger, "run-1", number)
+    with pytest.raises(BudgetExceeded, match="more than it reserved"):
+        intend(ledger, "run-1", 9)
+    ledger.close("run-1", "finished")
+    assert ledger.spent() == epsilon_of(*[ROUND] * 9)
+    assert ledger.verify() == ledger.head()
+
+
+def test_an_extension_that_was_not_used_is_free_again(ledger: Ledger) -> None:
+    reserve(ledger, "run-1")
+    ledger.extend("run-1", [RELEASE])
+    intend(ledger)
+    ledger.close("run-1", "failed")
+    assert ledger.spent() == epsilon_of(ROUND)
+
+
+def test_an_extension_beyond_the_lifetime_budget_is_refused_and_writes_nothing(
+    path: Path, clock: Clock
+) -> None:
+    cap = Cap.of(8.0, DELTA)
+    ledger, half = make(path, clock=clock), release_that_fits(2, cap)
+    reserve(ledger, "run-1", [half])
+    ledger.extend("run-1", [half])
+    before = path.read_bytes()
+    with pytest.raises(BudgetExceeded, match="lifetime budget"):
+        ledger.extend("run-1", [half])
+    assert path.read_bytes() == before
+
+
+def test_an_extension_counts_in_the_window_of_its_run(ledger: Ledger, clock: Clock) -> None:
+    clock.now = datetime(2024, 1, 31, 23, 30, tzinfo=UTC)
+    monthly = [Limit("monthly", epsilon_of(RELEASE, RELEASE) + 0.01, window="month")]
+    reserve(ledger, "january", [RELEASE], limits=monthly)
+    clock.now += timedelta(hours=1)
+    reserve(ledger, "february", [RELEASE, RELEASE], limits=monthly)
+    ledger.extend("january", [RELEASE], monthly)  # february is full, january is not
+    with pytest.raises(BudgetExceeded, match="limit monthly"):
+        ledger.extend("january", [RELEASE], monthly)
+    with pytest.raises(BudgetExceeded, match="limit monthly"):
+        ledger.extend("february", [RELEASE], monthly)
+
+
+def test_only_an_open_undoubtful_run_is_extended(ledger: Ledger, path: Path, clock: Clock) -> None:
+    with pytest.raises(LedgerError, match="no open reservation"):
+        ledger.extend("run-1", [ROUND])
+    reserve(ledger, "run-1")
+    with pytest.raises(LedgerError, match="at least one mechanism"):
+        ledger.extend("run-1", [])
+    ledger.close("run-1", "failed")
+    with pytest.raises(LedgerError, match="no open reservation"):
+        ledger.extend("run-1", [ROUND])
+    reserve(ledger, "run-2")
+    clock.now += 2 * DAY
+    with pytest.raises(LedgerError, match="expired"):
+        ledger.extend("run-2", [ROUND])
+    reserve(ledger, "run-3")
+    with path.open("ab") as file:
+        file.write(b'{"body":{"mecha')
+    with pytest.raises(LedgerError, match="a crash interrupted"):
+        ledger.extend("run-3", [ROUND])
 
 
 def test_the_operator_may_amend_the_cap_and_the_ledger_shows_it(ledger: Ledger) -> None:
@@ -208,7 +315,7 @@ def test_a_reservation_that_lies_still_expires_and_costs_nothing(
     assert ledger.spent() == epsilon_of(*BOTH)
     clock.now += timedelta(seconds=2)
     assert ledger.spent() == ledger.used() == 0
-    for late in (lambda: intend(ledger), lambda: ledger.commit("run-1", 1)):
+    for late in (lambda: intend(ledger), lambda: commit(ledger, "run-1", 1)):
         with pytest.raises(LedgerError, match="expired; submit the plan again"):
             late()
     ledger.refund("run-1")
@@ -221,7 +328,7 @@ def test_an_expired_run_is_charged_what_it_began(ledger: Ledger, clock: Clock) -
     clock.now += 2 * DAY
     assert ledger.spent() == epsilon_of(ROUND)
     with pytest.raises(LedgerError, match="expired"):
-        ledger.commit("run-1", 1)
+        commit(ledger, "run-1", 1)
     with pytest.raises(LedgerError, match="never refunded"):
         ledger.refund("run-1")
     ledger.close("run-1", "failed")
@@ -234,7 +341,7 @@ def test_each_entry_of_a_run_renews_its_reservation(ledger: Ledger, clock: Clock
         clock.now += DAY - timedelta(minutes=1)
         intend(ledger, "run-1", number)
         clock.now += DAY - timedelta(minutes=1)
-        ledger.commit("run-1", number)
+        commit(ledger, "run-1", number)
     assert ledger.spent() == epsilon_of(*BOTH)
 
 

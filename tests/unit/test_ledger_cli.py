@@ -19,14 +19,20 @@ from dp_accounting.rdp import compute_epsilon
 from typer.testing import CliRunner, Result
 
 from party_client.cli import app
+from party_client.manifest_file import keep_manifest
 from party_client.settings import load_settings
 from party_client.setup import initialise
 from privacy import accounting
 from privacy.errors import ConfigError, FedtagsError, LedgerError
-from privacy.ledger import Ledger, LedgerPosition, Provenance
+from privacy.identity import SigningKey
+from privacy.ledger import WEIGHTS_ROUND, Ledger, LedgerPosition, Provenance
+from privacy.manifest import FederationManifest
 from privacy.mechanism import Gaussian, SampledGaussian
+from tests.ledgers import commit
 
 TRAINING, EVALUATION = SampledGaussian(0.25, 4.0, 40), Gaussian(5.0)
+WEIGHTS = Gaussian(9.0)
+RESENT = "not charged again"
 ROUND = TRAINING.split(10)
 HOW = Provenance(
     family="logistic",
@@ -68,10 +74,10 @@ class Book:
         )
         for number in range(1, rounds + 1):
             ledger.intent(name, number, ROUND, HOW)
-            ledger.commit(name, number)
+            commit(ledger, name, number)
         if end == "finished":
             ledger.intent(name, 0, EVALUATION, HOW)
-            ledger.commit(name, 0)
+            commit(ledger, name, 0)
         if end == "refunded":
             ledger.refund(name)
         elif end == "finished" or end == "failed":
@@ -146,7 +152,7 @@ def test_show_lists_every_entry_in_plain_words_newest_last(filled: Book) -> None
     shown = data(filled.home, "ledger", "show")["entries"]
     said = [(one["run"], one["what"], one["status"]) for one in shown]
     order = filled.ledger.state().cap.order
-    reserved = "reserved: 40 training steps, 1 evaluation"
+    reserved = "reserved: 40 training steps, 1 release of noised counts"
     rounds = [(FINISHED, f"round {one}: 10 training steps", "released") for one in range(1, 5)]
     opened = f"opened: lifetime budget epsilon 8 at delta 1.7e-05, order {order}"
     assert said[0] == ("ledger", opened, "")
@@ -197,6 +203,74 @@ def test_an_expired_run_and_an_unreleased_round_are_told_from_one_under_way(book
     assert run["epsilon"] == accounting.epsilon([ROUND, ROUND], 1 / 60_000)
 
 
+def test_what_was_sent_again_and_what_was_drawn_again_are_told_apart(book: Book) -> None:
+    book.run("hurt", 1)
+    ledger = book.ledger
+    ledger.commit("hurt", 1, 2, ["shop", "bank", "airline"])
+    ledger.intent("hurt", 2, ROUND, HOW)
+    ledger.extend("hurt", [ROUND])  # a crash lost what had been drawn
+    ledger.intent("hurt", 2, ROUND, HOW)
+    commit(ledger, "hurt", 2, 3)
+    ledger.extend("hurt", [EVALUATION])
+    ledger.close("hurt", "failed")
+    shown = data(book.home, "ledger", "show")["entries"][2:-1]
+    more = "reserved more, for what was lost and is drawn again: "
+    assert [(one["what"], one["status"]) for one in shown] == [
+        ("round 1: 10 training steps", "released"),
+        ("round 1: the same values sent again, under fresh masks, for airline, bank, shop", RESENT),
+        ("round 2: 10 training steps", "charged, not known to have been released"),
+        (more + "10 training steps", ""),
+        ("round 2: 10 training steps", "released"),
+        (more + "1 release of noised counts", ""),
+    ]
+
+
+@pytest.mark.parametrize("parties", [["bank", "shop"], ["airline", "bank", "shop"]])
+def test_a_run_of_two_parties_is_shown_with_what_that_means(book: Book, parties: list[str]) -> None:
+    book.run("small", 1)
+    book.ledger.commit("small", 1, 2, parties)
+    told = "only differential privacy protects it from the other party"
+    (run,) = data(book.home, "ledger", "show")["runs"]
+    status = data(book.home, "status")
+    for said in (
+        run["two_party"] or "",
+        words(output(book.home, "ledger", "show")),
+        words(output(book.home, "ledger", "show", "--run", "small")),
+        status["last_run_two_party"] or "",
+        words(output(book.home, "status")),
+    ):
+        assert (told in said) == (len(parties) == 2)
+
+
+def test_status_says_who_has_signed_the_manifest(book: Book) -> None:
+    assert data(book.home, "status")["manifest"] == []
+    keys = {name: SigningKey.generate() for name in ("bank", "shop")}
+    manifest = FederationManifest("market", {name: key.public for name, key in keys.items()})
+    signatures = {name: manifest.sign(key) for name, key in keys.items()}
+    keep_manifest(load_settings(book.home).manifest, manifest, signatures)
+    assert data(book.home, "status")["manifest"] == ["bank", "shop"]
+
+
+def test_noised_weights_are_named(book: Book) -> None:
+    ledger = book.ledger
+    ledger.reserve(
+        "weighed",
+        plan_digest="d" * 64,
+        plan="market-churn",
+        purpose="marketing",
+        mechanisms=(TRAINING, EVALUATION, WEIGHTS),
+        valid_for=timedelta(hours=1),
+    )
+    ledger.intent("weighed", WEIGHTS_ROUND, WEIGHTS, HOW)
+    commit(ledger, "weighed", WEIGHTS_ROUND)
+    shown = data(book.home, "ledger", "show", "--run", "weighed")
+    assert [(one["what"], one["status"]) for one in shown["entries"]] == [
+        ("reserved: 40 training steps, 2 releases of noised counts", "open"),
+        ("weights: this party's noised size", "released"),
+    ]
+    assert [one["step"] for one in shown["provenance"]] == ["weights"]
+
+
 def test_one_run_is_shown_with_how_it_was_computed(filled: Book) -> None:
     shown = data(filled.home, "ledger", "show", "--run", "lost-a-party")
     assert {one["run"] for one in shown["entries"]} == {"lost-a-party"}
@@ -235,7 +309,7 @@ def test_lost_entries_and_a_changed_budget_are_shown(filled: Book) -> None:
 def test_an_interrupted_write_is_shown(filled: Book) -> None:
     path = load_settings(filled.home).ledger
     path.write_bytes(path.read_bytes() + b'{"body":{"mech')
-    filled.ledger.commit("under-way", 2)
+    commit(filled.ledger, "under-way", 2)
     shown = data(filled.home, "ledger", "show")
     torn = next(one for one in shown["entries"] if "interrupted" in one["what"])
     assert (torn["run"], torn["status"]) == ("ledger", "counted")

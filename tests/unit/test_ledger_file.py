@@ -19,8 +19,10 @@ from tests.ledgers import (
     BOTH,
     DAY,
     DELTA,
+    ROUND,
     START,
     Clock,
+    commit,
     epsilon_of,
     intend,
     make,
@@ -154,7 +156,7 @@ def test_an_open_ledger_finds_a_change_in_lines_it_has_verified(ledger: Ledger, 
     lines = three_lines(ledger, path)
     ledger.verify()
     path.write_bytes(lines[0] + lines[1].replace(b'"steps":80', b'"steps":10') + lines[2])
-    for use in (ledger.verify, ledger.spent, lambda: ledger.commit("run-1", 1)):
+    for use in (ledger.verify, ledger.spent, lambda: commit(ledger, "run-1", 1)):
         with pytest.raises(LedgerError, match="line 2"):
             use()
 
@@ -283,7 +285,7 @@ def test_a_crash_at_any_byte_while_a_cut_line_is_sealed_leaves_a_usable_ledger(
 
 def test_a_ledger_of_another_format_is_refused_and_says_what_to_do(path: Path) -> None:
     HashChain(path, b"fedtags ledger 1").create("open", {"format": 1, "party": "bank"})
-    with pytest.raises(LedgerError, match="reads ledgers of format 2; use the version that wrote"):
+    with pytest.raises(LedgerError, match="reads ledgers of format 3; use the version that wrote"):
         Ledger(path).spent()
 
 
@@ -314,7 +316,7 @@ def test_a_run_whose_intent_a_torn_line_may_have_been_stays_wholly_charged(
     tear(path)
     found = reopened(path)
     if sealed:
-        found.commit("run-1", 1)
+        commit(found, "run-1", 1)
     assert found.spent() == epsilon_of(*BOTH)
     found.close("run-1", "failed")
     assert found.spent() == epsilon_of(*BOTH)
@@ -370,3 +372,19 @@ def test_torn_reservations_of_one_run_count_each(ledger: Ledger, path: Path) -> 
     ledger.close("run-1", "failed")
     assert ledger.spent() == epsilon_of(*BOTH, *BOTH, *BOTH)
     assert len(ledger.state().runs) == 3
+
+
+def test_a_torn_extension_that_can_be_read_counts_as_charged(ledger: Ledger, path: Path) -> None:
+    reserve(ledger, "run-1")
+    intend(ledger)
+    ledger.extend("run-1", [ROUND])
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + b"#")
+    found = reopened(path)
+    assert found.spent() == epsilon_of(*BOTH, ROUND)
+    found.close("run-1", "failed")  # seals the line first
+    assert found.spent() == reopened(path).spent() == epsilon_of(*BOTH, ROUND)
+    assert found.verify() == found.head()
+    for end in range(len(data) - 400, len(data) - 1):
+        path.write_bytes(data[:end])
+        assert reopened(path).spent() in (epsilon_of(*BOTH), epsilon_of(*BOTH, ROUND))

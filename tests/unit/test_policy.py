@@ -116,6 +116,14 @@ def test_the_limit_on_epsilon_itself_is_allowed() -> None:
     judge(policy(("max_epsilon_per_run = 2.0", "max_epsilon_per_run = 1.5")), plan())
 
 
+def test_noised_weights_count_towards_the_limit_on_epsilon() -> None:
+    weighed = ("[privacy]", '[aggregation]\nweights = "noised_size"\n[privacy]')
+    judge(policy(("max_epsilon_per_run = 2.0", "max_epsilon_per_run = 1.6")), plan(weighed))
+    strict = policy(("max_epsilon_per_run = 2.0", "max_epsilon_per_run = 1.59"))
+    assert refused(strict, plan(weighed)) == rules.EPSILON
+    judge(strict, plan())
+
+
 def test_a_plan_with_no_groups_asks_for_all_of_them() -> None:
     everything = plan(('groups = ["hours"]', "groups = []"))
     assert refused(policy(('"hours", ', "")), everything) == rules.FEATURES

@@ -1,4 +1,4 @@
-"""The checked-in protocol vectors, against the code and against other computations of them."""
+"""The checked-in vectors of frames, releases and ledgers, against other computations of them."""
 
 import hashlib
 import hmac
@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -24,15 +23,21 @@ from privacy import errors
 from privacy import messages as m
 from privacy.accounting import ORDERS
 from privacy.conversation import Conversation
-from privacy.encryption import SLOTS, RunKey, confirmation_tag, open_sealed
+from privacy.framing import (
+    body_of,
+    extend_transcript,
+    frame_digest,
+    read,
+    read_statement,
+    seal,
+    statement_of,
+)
 from privacy.hash_chain import HashChain
 from privacy.identity import SigningKey, fingerprint, sign_plan, verify_plan
-from privacy.key_agreement import SharedKeys, agreement_hash, pair_keys, seal_run_key, shared_keys
 from privacy.ledger import Ledger, LedgerPosition
 from privacy.ledger_heads import open_head, read_head, sign_head
-from privacy.masking import MaskLabel, mask, uniform_words
+from privacy.manifest import FederationManifest
 from privacy.mechanism import Gaussian, SampledGaussian, gradient_mechanism, mechanism_from_data
-from privacy.packing import DeltaCode, pack_counts, pack_fields, unpack_counts, unpack_fields
 from privacy.randomness import generator
 
 VECTORS = Path(__file__).parents[1] / "vectors"
@@ -48,9 +53,7 @@ def from_plain(value: Any) -> Any:
 
 
 V = from_plain(json.loads(SOURCE))
-WHO, AGREED, MASKS, PACKED, RELEASED = (
-    V[name] for name in ("identities", "key_agreement", "masks", "packing", "releases")
-)
+WHO, RELEASED = V["identities"], V["releases"]
 BODIES = {one.kind: one for one in (*m.COORDINATOR_MESSAGES, *m.PARTY_MESSAGES)}
 KEYS = {
     name: SigningKey(Ed25519PrivateKey.from_private_bytes(secret))
@@ -63,13 +66,6 @@ def hkdf(key: bytes, info: bytes) -> bytes:
     """RFC 5869 for one block of output, without a salt."""
     extracted = hmac.digest(bytes(32), key, "sha256")
     return hmac.digest(extracted, info + b"\x01", "sha256")
-
-
-def words_of(key: bytes, modulus: int, wanted: int) -> list[int]:
-    """Six-byte little-endian words of an AES-256-CTR stream, those beyond a multiple left out."""
-    stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update(bytes(1024))
-    every = [int.from_bytes(stream[at : at + 6], "little") for at in range(0, 1020, 6)]
-    return [one % modulus for one in every if one < 2**48 // modulus * modulus][:wanted]
 
 
 def test_the_generator_gives_the_checked_in_bytes() -> None:
@@ -94,10 +90,16 @@ def test_identities_and_plan() -> None:
         verify_plan(KEYS["requester"].public, made, "run-2", WHO["plan"])
 
 
-def test_manifest_hash() -> None:
+def test_manifests() -> None:
     content = b"fedtags manifest 1\0" + cbor2.dumps(WHO["cohort"], canonical=True)
     assert hashlib.sha256(content).digest() == WHO["manifest_hash"]
     assert m.manifest_hash(WHO["cohort"]) == WHO["manifest_hash"]
+    signed = b"fedtags federation manifest 1\0"
+    signed += cbor2.dumps([WHO["federation"], WHO["cohort"]], canonical=True)
+    for name, signature in WHO["manifest_signatures"].items():
+        secret = Ed25519PrivateKey.from_private_bytes(WHO["secrets"][name])
+        assert secret.sign(signed) == signature
+    FederationManifest(WHO["federation"], WHO["cohort"]).verify(WHO["manifest_signatures"])
 
 
 def test_there_is_a_frame_of_every_message_type() -> None:
@@ -106,148 +108,93 @@ def test_there_is_a_frame_of_every_message_type() -> None:
 
 @pytest.mark.parametrize("one", V["frames"], ids=lambda one: one["type"])
 def test_frames_from_cbor2_and_cryptography_alone(one: dict[str, Any]) -> None:
-    content = {**one["header"], "type": one["type"], "body": one["body"]}
-    encoded = cbor2.dumps(content, canonical=True)
+    attached = {
+        "attached_bytes": len(one["attachment"]),
+        "attached_sha256": hashlib.sha256(one["attachment"]).digest(),
+    }
+    content = {**one["header"], "type": one["type"], "body": one["body"], **attached}
+    head = cbor2.dumps(content, canonical=True)
     key = Ed25519PrivateKey.from_private_bytes(WHO["secrets"][one["header"]["sender"]])
-    assert key.sign(b"fedtags message 1\0" + encoded) + encoded == one["frame"]
+    signature = key.sign(b"fedtags message 1\0" + head)
+    assert signature + struct.pack(">I", len(head)) + head + one["attachment"] == one["frame"]
 
 
 @pytest.mark.parametrize("one", V["frames"], ids=lambda one: one["type"])
 def test_frames_are_written_and_read(one: dict[str, Any]) -> None:
-    envelope = m.read(one["frame"], KEYS[one["header"]["sender"]].public)
-    body = m.body_of(envelope, BODIES[one["type"]])
+    kind, public = BODIES[one["type"]], KEYS[one["header"]["sender"]].public
+    received = read(one["frame"], public, kind)
+    body = body_of(received, kind)
     header = m.Header.model_validate(one["header"])
-    assert envelope.model_dump(include=set(m.Header.model_fields)) == one["header"]
-    assert m.seal(header, body, KEYS[header.sender]) == one["frame"]
-    assert {name: listed(value) for name, value in body.model_dump().items()} == one["body"]
+    assert received.envelope.model_dump(include=set(m.Header.model_fields)) == one["header"]
+    assert seal(header, body, KEYS[header.sender]) == one["frame"]
+    fields = {name: listed(value) for name, value in body.model_dump().items()}
+    assert (fields.pop(kind.attached) if kind.attached else b"") == one["attachment"]
+    assert fields == one["body"]
+    relayed = read_statement(statement_of(one["frame"]), public, kind)
+    assert relayed.envelope == received.envelope
 
 
 def listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def test_the_transcript_by_hashlib_alone() -> None:
-    transcript = ours = bytes(32)
-    for one in V["frames"]:
-        assert one["header"]["previous"] == transcript
-        transcript = hashlib.sha256(transcript + hashlib.sha256(one["frame"]).digest()).digest()
-        ours = m.extend_transcript(ours, one["frame"])
-        assert transcript == ours == one["transcript"]
+def test_the_transcripts_by_hashlib_alone() -> None:
+    for epoch in (1, 2):
+        transcript = ours = bytes(32)
+        for one in (one for one in V["frames"] if one["header"]["epoch"] == epoch):
+            assert one["header"]["previous"] == transcript
+            signed = one["frame"][: len(one["frame"]) - len(one["attachment"])]
+            digest = hashlib.sha256(signed).digest()
+            transcript = hashlib.sha256(transcript + digest).digest()
+            ours = extend_transcript(ours, frame_digest(one["frame"]))
+            assert transcript == ours == one["transcript"]
 
 
 def test_a_party_follows_the_frames() -> None:
     public = KEYS["coordinator"].public
     start = (WHO["run"], PLAN_HASH, WHO["manifest_hash"])
-    bank = Conversation("bank", KEYS["bank"], "coordinator", public, *start)
-    for ask, answer in zip(V["frames"][::2], V["frames"][1::2], strict=True):
-        turn = ask["header"]["round"]
-        bank.hear(ask["frame"], BODIES[ask["type"]], turn, begins=True)
-        body = m.body_of(m.read(answer["frame"], KEYS["bank"].public), BODIES[answer["type"]])
-        assert bank.say(body, turn, begins=False) == answer["frame"]
-    with pytest.raises(errors.ProtocolError):  # a second time
-        bank.hear(V["frames"][0]["frame"], m.Preflight, 0, begins=True)
+    for epoch in (1, 2):
+        bank = Conversation("bank", KEYS["bank"], "coordinator", public, *start, epoch)
+        frames = [one for one in V["frames"] if one["header"]["epoch"] == epoch]
+        for ask, answer in zip(frames[::2], frames[1::2], strict=True):
+            turn = ask["header"]["round"], ask["header"]["attempt"]
+            kind, says = BODIES[ask["type"]], BODIES[answer["type"]]
+            bank.hear(bank.receive(ask["frame"], kind), kind, turn[0], attempt=turn[1], begins=True)
+            body = body_of(read(answer["frame"], KEYS["bank"].public, says), says)
+            assert bank.say(body, turn[0], attempt=turn[1], begins=False) == answer["frame"]
+        again = bank.receive(frames[0]["frame"], BODIES[frames[0]["type"]])
+        with pytest.raises(errors.ProtocolError):  # a second time
+            bank.hear(again, BODIES[frames[0]["type"]], 0, begins=True)
 
 
-def test_broken_frames_raise_the_named_error() -> None:
-    public, good = KEYS["coordinator"].public, V["frames"][0]["frame"]
-    m.body_of(m.read(good, public), m.Preflight)
-    for one in V["broken_frames"]:
-        with pytest.raises(getattr(errors, one["error"])) as caught:
-            m.body_of(m.read(one["frame"], public), m.Preflight)
-        assert type(caught.value).__name__ == one["error"], one["name"]
+@pytest.mark.parametrize("one", V["broken_frames"], ids=lambda one: one["name"])
+def test_broken_frames_raise_the_named_error(one: dict[str, Any]) -> None:
+    public, kind = KEYS["coordinator"].public, BODIES[one["type"]]
+    good = next(frame["frame"] for frame in V["frames"] if frame["type"] == one["type"])
+    read(good, public, kind)
+    with pytest.raises(getattr(errors, one["error"])) as caught:
+        read(one["frame"], public, kind)
+    assert type(caught.value).__name__ == one["error"]
+
+
+def test_the_decisions_are_statements_of_each_member() -> None:
+    for name, statement in V["decisions"].items():
+        heard = read_statement(statement, KEYS[name].public, m.Decision)
+        assert heard.envelope.sender == name
 
 
 def test_broken_frames_have_right_signatures_unless_that_is_what_is_broken() -> None:
     public = Ed25519PublicKey.from_public_bytes(WHO["public"]["coordinator"])
-    for one in V["broken_frames"]:
+    cut = {"cut by one byte", "longer by one byte", "a head longer than the frame", "no head"}
+    for one in (one for one in V["broken_frames"] if one["name"] not in cut):
+        (length,) = struct.unpack(">I", one["frame"][64:68])
         try:
-            public.verify(one["frame"][:64], b"fedtags message 1\0" + one["frame"][64:])
+            head = one["frame"][68 : 68 + length]
+            public.verify(one["frame"][:64], b"fedtags message 1\0" + head)
             error = "ProtocolError"
         except InvalidSignature:
             error = "SignatureError"
         assert error == one["error"], one["name"]
-
-
-def test_key_agreement() -> None:
-    agreement, offers = AGREED["agreement_hash"], AGREED["exchange_public"]
-    agreed = [WHO["manifest_hash"], PLAN_HASH, WHO["run"], V["decisions"]]
-    encoded = b"fedtags agreement 1\0" + cbor2.dumps(agreed, canonical=True)
-    assert hashlib.sha256(encoded).digest() == agreement_hash(*agreed) == agreement
-    for me, secret in AGREED["exchange_secrets"].items():
-        assert pair_keys(me, secret, offers, agreement) == AGREED["pair_keys"][me]
-        for peer, key in AGREED["pair_keys"][me].items():
-            own = X25519PrivateKey.from_private_bytes(secret)
-            shared = own.exchange(X25519PublicKey.from_public_bytes(offers[peer]))
-            info = cbor2.dumps([agreement, sorted((me, peer))], canonical=True)
-            assert hkdf(shared, b"fedtags pair 1\0" + info) == key
-
-
-def test_seals_and_the_confirmation() -> None:
-    agreement, pairs = AGREED["agreement_hash"], AGREED["pair_keys"]["bank"]
-    run_key = RunKey.generate()
-    real = seal_run_key(run_key, "bank", pairs, agreement)
-    for peer, key in AGREED["seal_keys"].items():
-        info = b"fedtags seal 1\0" + cbor2.dumps([agreement, peer], canonical=True)
-        assert hkdf(pairs[peer], info) == key
-        associated = f"bank to {peer}".encode()
-        assert open_sealed(key, AGREED["sealed"][peer], associated) == AGREED["run_key"]
-        assert open_sealed(key, real[peer], associated) == run_key.to_bytes()
-        with pytest.raises(errors.ProtocolError):
-            open_sealed(key, AGREED["sealed"][peer], b"bank to another")
-    tag_key = hashlib.sha256(b"fedtags confirm 1\0" + AGREED["run_key"]).digest()
-    tag = hmac.digest(tag_key, agreement + b"bank", "sha256")
-    assert tag == confirmation_tag(AGREED["run_key"], agreement, "bank") == AGREED["confirmation"]
-
-
-def test_words_and_masks_by_aes_alone() -> None:
-    modulus, label = MASKS["modulus"], MaskLabel(*MASKS["label"])
-    for text, words in MASKS["uniform_words"].items():
-        assert words_of(MASKS["stream_key"], int(text), len(words)) == words
-        assert uniform_words(MASKS["stream_key"], len(words), int(text)).tolist() == words
-    info = b"fedtags mask 1\0" + cbor2.dumps(MASKS["label"], canonical=True)
-    for me, words in MASKS["mask_words"].items():
-        total = [0] * len(words)
-        for peer, key in AGREED["pair_keys"][me].items():
-            found = words_of(hkdf(key, info), modulus, len(words))
-            sign = 1 if me < peer else -1
-            total = [(a + sign * b) % modulus for a, b in zip(total, found, strict=True)]
-        assert total == words
-        ours = mask(me, AGREED["pair_keys"][me], label, len(words), modulus)
-        assert ours.tolist() == words
-    columns = zip(*MASKS["mask_words"].values(), strict=True)
-    assert all(sum(column) % modulus == 0 for column in columns)
-
-
-def test_pads_by_aes_alone() -> None:
-    label, agreement = MASKS["pad_label"], AGREED["agreement_hash"]
-    info = b"fedtags mask 1\0" + cbor2.dumps(label, canonical=True)
-    words = words_of(hkdf(MASKS["pad_key"], info), MASKS["modulus"], len(MASKS["pad_words"]))
-    assert words == MASKS["pad_words"]
-    run_key = RunKey.generate()
-    alone = SharedKeys("bank", label[0], {}, run_key, MASKS["pad_key"])
-    chunk = np.zeros(SLOTS, dtype=np.int64)
-    padded = run_key.decrypt(alone.protect([chunk], label[3], label[1])[0])
-    assert padded[: len(words)].tolist() == words
-    made = shared_keys("bank", label[0], AGREED["pair_keys"]["bank"], run_key, agreement)
-    secret = hashlib.sha256(run_key.to_bytes()).digest()
-    assert made.pad_key == hkdf(secret, b"fedtags pad 1\0" + agreement)
-
-
-def test_packing() -> None:
-    code, delta, modulus = DeltaCode(**PACKED["code"]), PACKED["delta"], MASKS["modulus"]
-    values = np.array(delta["values"])
-    found = code.quantise(values, delta["weight"], generator(delta["rng_key"]))
-    assert found.tolist() == delta["quantised"] == PACKED["fields"]
-    chunks = pack_fields(found, 2)
-    assert [one.tolist() for one in chunks] == PACKED["field_chunks"]
-    assert PACKED["field_chunks"][0][0] == found[0] + (found[1] << 24)
-    assert unpack_fields(chunks, len(found)).tolist() == PACKED["fields"]
-    assert code.dequantise(found, 1).tolist() == PACKED["dequantised"]
-    chunks = pack_counts(np.array(PACKED["counts"]), 4, modulus)
-    assert [one.tolist() for one in chunks] == PACKED["count_chunks"]
-    clamped = [max(-(2**40), min(2**40, one)) for one in PACKED["counts"]]
-    opened = unpack_counts(chunks, len(clamped), modulus).tolist()
-    assert opened == PACKED["unpacked_counts"] == clamped
 
 
 def test_releases() -> None:

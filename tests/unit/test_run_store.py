@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -85,10 +85,10 @@ def test_database_itself_refuses_a_second_active_run(url: str, store: RunStore) 
     with pytest.raises(Exception, match="UNIQUE"), engine.begin() as connection:
         connection.execute(
             text(
-                "INSERT INTO runs SELECT 'other', plan_name, plan_source, plan_digest, "
-                "requester_public, requester_signature, state, active_slot, stop_requested, "
-                "phase, round, total_rounds, flower_run_id, error, exit_code, message, outcome, "
-                "created_at, started_at, ended_at FROM runs"
+                "INSERT INTO runs (run_id, plan_name, plan_source, plan_digest, requester_public, "
+                "requester_signature, state, active_slot, stop_requested, created_at) "
+                "SELECT 'other', plan_name, plan_source, plan_digest, requester_public, "
+                "requester_signature, state, active_slot, stop_requested, created_at FROM runs"
             )
         )
     assert len(store.list_runs()) == 1
@@ -186,7 +186,50 @@ def test_outcome_comes_back_as_plain_values(store: RunStore) -> None:
         "auc_standard_error": 0.02,
         "calibration": None,
         "ledger_heads": {"bank": "01ff"},
+        "left": {},
+        "returned": {},
+        "unpublished": [],
+        "two_party": False,
     }
+
+
+def test_a_paused_run_is_active_and_says_whom_it_waits_for(store: RunStore) -> None:
+    create(store)
+    recorder = store.recorder("run-1")
+    recorder.phase("round", 3, 8)
+    recorder.membership("bank", "left")
+    until = datetime(2030, 1, 1, 14, 5, tzinfo=UTC)
+    recorder.pause(["shop", "bank"], until)
+    paused = store.get("run-1")
+    assert (paused.state, paused.active) == ("paused", True)
+    assert (paused.phase, paused.round, paused.total_rounds) == ("pause", 3, 8)
+    assert (paused.waiting_for, paused.pause_until) == (("bank", "shop"), until)
+    with pytest.raises(RunActiveError):
+        create(store, "run-2")
+    recorder.phase("round", 3, 8)
+    recorder.membership("bank", "returned")
+    running = store.get("run-1")
+    assert (running.state, running.waiting_for, running.pause_until) == ("running", (), None)
+    told = [(one.party, one.event, one.phase, one.round) for one in store.membership_of("run-1")]
+    assert told == [("bank", "left", "round", 3), ("bank", "returned", "round", 3)]
+
+
+def test_a_wish_to_resume_is_heard_once_and_only_while_the_run_is_paused(store: RunStore) -> None:
+    create(store)
+    recorder = store.recorder("run-1")
+    recorder.phase("round", 3, 8)
+    with pytest.raises(RunError, match=r"run-1 is not paused \(running\)"):
+        store.request_resume("run-1")
+    recorder.pause(["bank"], datetime.now(UTC))
+    assert not recorder.resume_requested()
+    assert store.request_resume("run-1").resume_requested
+    assert recorder.resume_requested()
+    assert not recorder.resume_requested()
+    store.fail("run-1", PartyTimeout("bank is away"))
+    ended = store.get("run-1")
+    assert (ended.state, ended.waiting_for, ended.pause_until) == ("failed", (), None)
+    with pytest.raises(RunError, match=r"not paused \(failed\)"):
+        store.request_resume("run-1")
 
 
 def test_an_operators_stop_is_its_own_state(store: RunStore) -> None:
@@ -196,7 +239,8 @@ def test_an_operators_stop_is_its_own_state(store: RunStore) -> None:
 
 
 def test_unknown_run_is_named_in_the_error(store: RunStore) -> None:
-    for ask in (store.get, store.load_request, store.recorder, store.request_stop):
+    asked = (store.get, store.load_request, store.recorder)
+    for ask in (*asked, store.request_stop, store.request_resume):
         with pytest.raises(StoreError, match="no run nothing"):
             ask("nothing")
 

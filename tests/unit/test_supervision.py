@@ -23,6 +23,7 @@ from privacy.hosting.processes import (
     stat_fields,
 )
 from privacy.hosting.supervision import (
+    RESTART_LIMIT,
     Child,
     Supervisor,
     error_of,
@@ -129,6 +130,35 @@ def test_a_child_that_dies_ends_the_service_with_a_named_error_and_stops_the_oth
             supervisor.watch()
     assert not alive(long)
     assert "short ended unexpectedly" in (tmp_path / "logs" / "service.log").read_text()
+
+
+def test_a_child_that_may_be_started_again_is_until_it_keeps_ending(tmp_path: Path) -> None:
+    child = Child("phoenix", python(SLEEP), restart=True)
+    with Supervisor(tmp_path, "service") as supervisor:
+        supervisor.start(child, Child("calm", python(SLEEP)))
+        calm, killed = supervisor.pids()["calm"], set()
+
+        def kill() -> bool:
+            """Kill whichever phoenix runs now, once each."""
+            pid = supervisor.pids()["phoenix"]
+            if pid not in killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+            return False
+
+        with pytest.raises(NotRunningError, match=r"phoenix ended unexpectedly \(signal 9\)"):
+            supervisor.watch(until=kill)
+        assert alive(calm)
+    assert len(killed) == RESTART_LIMIT + 1
+    log = (tmp_path / "logs" / "service.log").read_text()
+    assert log.count("starting it again") == RESTART_LIMIT
+
+
+def test_a_child_that_dies_before_the_service_is_up_is_not_started_again(tmp_path: Path) -> None:
+    dies = Child("dies", python("raise SystemExit(3)"), ready=lambda: False, restart=True)
+    with Supervisor(tmp_path, "service") as supervisor, pytest.raises(NotRunningError):
+        supervisor.start(dies)
+    assert "starting it again" not in (tmp_path / "logs" / "service.log").read_text()
 
 
 def test_a_child_that_never_gets_ready_is_an_error_that_names_its_log(tmp_path: Path) -> None:

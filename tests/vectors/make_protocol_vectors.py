@@ -1,4 +1,5 @@
-"""Writes protocol.json: fixed inputs of the protocol with the bytes they give, broken ones too.
+"""Writes protocol.json: identities, frames, releases and ledgers with their bytes, broken ones too.
+What is agreed and summed is in sums.json (`make_sum_vectors.py`, which reads this file).
 
 Run it from the repository root: python tests/vectors/make_protocol_vectors.py. A value that changes
 is a change of the protocol, of the ledger's format or of a split that is fixed for life, and needs
@@ -19,23 +20,25 @@ from typing import Any
 import cbor2
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from models.plan import plan_digest
 from models.training import held_out
 from privacy import messages as m
 from privacy.accounting import ORDERS
 from privacy.conversation import Conversation
-from privacy.encryption import MODULUS, SLOTS, RunKey, confirmation_tag, seal_to
-from privacy.identity import SigningKey, fingerprint, sign_plan
-from privacy.key_agreement import SharedKeys, agreement_hash, pair_keys
+from privacy.framing import statement_of
+from privacy.identity import SIGNATURE_BYTES, SigningKey, fingerprint, sign_plan
+from privacy.key_agreement import ENCAPSULATED_BYTES, ExchangeKeys
 from privacy.ledger import Ledger, LedgerPosition
 from privacy.ledger_heads import sign_head
-from privacy.masking import MaskLabel, derive, exchange_public, mask, uniform_words
+from privacy.manifest import FederationManifest
 from privacy.mechanism import Gaussian, gradient_mechanism
-from privacy.packing import DeltaCode, pack_counts, pack_fields, unpack_counts, unpack_fields
 from privacy.randomness import generator
 
 DOMAIN = b"fedtags message 1\0"
+HEAD_AT = SIGNATURE_BYTES + 4
 TARGET = Path(__file__).with_name("protocol.json")
 RUN = "run-2025-01"
 PARTIES = ("bank", "retailer", "shop")
@@ -44,13 +47,20 @@ task = { kind = "churn", cutoff = 2025-01-01 }\nprivacy = { epsilon = 1.0 }\n"""
 NAMES = ("coordinator", "requester", *PARTIES)
 SECRETS = {name: bytes([number]) * 32 for number, name in enumerate(NAMES, 1)}
 KEYS = {n: SigningKey(Ed25519PrivateKey.from_private_bytes(s)) for n, s in SECRETS.items()}
-EXCHANGE_SECRETS = {name: bytes([32 + number]) * 32 for number, name in enumerate(PARTIES)}
+X25519_SECRETS = {name: bytes([32 + number]) * 32 for number, name in enumerate(PARTIES)}
+ML_KEM_SEEDS = {name: bytes([64 + number]) * 64 for number, name in enumerate(PARTIES)}
+OFFERS = {
+    name: ExchangeKeys(
+        X25519PrivateKey.from_private_bytes(X25519_SECRETS[name]),
+        MLKEM768PrivateKey.from_seed_bytes(ML_KEM_SEEDS[name]),
+    ).offer
+    for name in PARTIES
+}
 COHORT = {name: KEYS[name].public for name in PARTIES}
 MANIFEST = m.manifest_hash(COHORT)
+FEDERATION = FederationManifest("example", COHORT)
 REQUEST = sign_plan(KEYS["requester"], RUN, PLAN)
 PLAN_HASH = bytes.fromhex(plan_digest(PLAN))
-RUN_KEY = bytes(range(64))  # stands for TenSEAL's serialised key, which is random and 62 kB long
-WORDS = 8
 LOCAL_KEY = bytes([14]) * 32
 MOMENT = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -71,7 +81,8 @@ def identities() -> dict[str, Any]:
     public = {name: key.public for name, key in KEYS.items()}
     shown = {name: fingerprint(key) for name, key in public.items()}
     plan = {"run": RUN, "plan": PLAN, "plan_digest": plan_digest(PLAN), "plan_signature": REQUEST}
-    cohort = {"cohort": COHORT, "manifest_hash": MANIFEST}
+    cohort = {"cohort": COHORT, "manifest_hash": MANIFEST, "federation": FEDERATION.federation}
+    cohort["manifest_signatures"] = {name: FEDERATION.sign(KEYS[name]) for name in PARTIES}
     return {"secrets": SECRETS, "public": public, "fingerprints": shown, **plan, **cohort}
 
 
@@ -89,7 +100,7 @@ def head_of(party: str, round_number: int) -> tuple[dict[str, Any], bytes]:
 def ledger_heads() -> dict[str, Any]:
     """Signed heads, and bytes that are none of the bank's."""
     said, frame = head_of("bank", 3)
-    content = frame[m.SIGNATURE_BYTES :]
+    content = frame[SIGNATURE_BYTES:]
     domain = b"fedtags ledger head 1\0"
 
     def signed(data: bytes, prefix: bytes = domain) -> bytes:
@@ -117,97 +128,92 @@ def ledger_heads() -> dict[str, Any]:
     }
 
 
-def exchanges() -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, bytes]]:
-    """The bank's run in 14 frames, one of each type; the key agreement; all signed decisions."""
-    frames: list[dict[str, Any]] = []
-    sides: dict[str, tuple[Conversation, Conversation]] = {}
+class Frames:
+    """The conversations of one epoch, and the bank's frames in them, each told field by field."""
 
-    def side(me: str, peer: str) -> Conversation:
-        return Conversation(me, KEYS[me], peer, KEYS[peer].public, RUN, PLAN_HASH, MANIFEST)
+    def __init__(self, epoch: int) -> None:
+        self.told: list[dict[str, Any]] = []
+        self.sides = {
+            party: (
+                self._side("coordinator", party, epoch),
+                self._side(party, "coordinator", epoch),
+            )
+            for party in PARTIES
+        }
 
-    def swap(party: str, ask: m.Body, answer: m.Body, round_number: int = 0) -> bytes:
-        asker, answerer = sides[party]
+    @staticmethod
+    def _side(me: str, peer: str, epoch: int) -> Conversation:
+        key, public = KEYS[me], KEYS[peer].public
+        return Conversation(me, key, peer, public, RUN, PLAN_HASH, MANIFEST, epoch)
+
+    def swap(
+        self, ask: m.Body, answer: m.Body, number: int = 0, attempt: int = 1, party: str = "bank"
+    ) -> bytes:
+        """One exchange; returns the answer as a statement."""
+        asker, answerer = self.sides[party]
         for says, hears, body in ((asker, answerer, ask), (answerer, asker, answer)):
-            frame = says.say(body, round_number, begins=body is ask)
-            hears.hear(frame, type(body), round_number, begins=body is ask)
+            begins = body is ask
+            frame = says.say(body, number, attempt=attempt, begins=begins)
+            received = hears.receive(frame, type(body))
+            hears.hear(received, type(body), number, attempt=attempt, begins=begins)
             if party == "bank":
-                header = m.read(frame, KEYS[says.me].public).model_dump(exclude={"type", "body"})
-                entry = {"type": body.kind, "header": header, "body": body.model_dump()}
-                frames.append({**entry, "frame": frame, "transcript": says.transcript})
-        return frame
+                self._tell(body, received.envelope, frame, says.transcript)
+        return statement_of(frame)
 
-    requester = KEYS["requester"].public
-    ask = m.Preflight(plan=PLAN, requester=requester, requester_signature=REQUEST, cohort=COHORT)
-    offers = {name: exchange_public(secret) for name, secret in EXCHANGE_SECRETS.items()}
-    decisions: dict[str, bytes] = {}
+    def _tell(self, body: m.Body, envelope: m.Envelope, frame: bytes, transcript: bytes) -> None:
+        fields = body.model_dump()
+        attachment = fields.pop(body.attached) if body.attached else b""
+        header = envelope.model_dump(include=set(m.Header.model_fields))
+        content = {"type": body.kind, "header": header, "body": fields, "attachment": attachment}
+        self.told.append({**content, "frame": frame, "transcript": transcript})
+
+
+def exchanges() -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """The bank's run in frames of every type, and all members' signed decisions of epoch 1.
+
+    Ciphertexts, seals and tags stand for real ones (`sums.json`) of the same or greater length.
+    """
+    public = {"plan": PLAN, "requester": KEYS["requester"].public, "requester_signature": REQUEST}
     heads = [{party: head_of(party, number)[1] for party in PARTIES} for number in range(4)]
-    for party in PARTIES:
-        sides[party] = (side("coordinator", party), side(party, "coordinator"))
-        yes = {"accepted": True, "reason": "", "public_size": 900, "exchange_key": offers[party]}
+
+    def decision(party: str, applied: int) -> m.Decision:
+        yes = {"accepted": True, "reason": "", "public_size": 900, "offer": OFFERS[party]}
         shown = {"ledger_head": heads[0][party], "known_heads": {"shop": heads[3]["shop"]}}
-        decisions[party] = swap(party, ask, m.Decision.model_validate({**yes, **shown}))
+        return m.Decision.model_validate({**yes, "applied": applied, **shown})
 
-    agreement = agreement_hash(MANIFEST, PLAN_HASH, RUN, decisions)
-    pairs = {me: pair_keys(me, EXCHANGE_SECRETS[me], offers, agreement) for me in PARTIES}
-    infos = {p: b"fedtags seal 1\0" + m.canonical([agreement, p]) for p in pairs["bank"]}
-    seal_keys = {peer: derive(key, infos[peer]) for peer, key in pairs["bank"].items()}
-    sealed = {p: seal_to(k, RUN_KEY, f"bank to {p}".encode()) for p, k in seal_keys.items()}
-    tag = confirmation_tag(RUN_KEY, agreement, "bank")
-    one, two = bytes(range(48)), bytes(range(48, 96))  # a real one is a 65 kB ciphertext
-    seals = swap("bank", m.SealKeys(decisions=decisions), m.KeySeal(sealed=sealed))
-    confirmed = swap("bank", m.ConfirmKeys(seals={"bank": seals}), m.KeyConfirm(tag=tag))
-    first_round = m.TrainRound(confirmations={"bank": confirmed}, total=(), heads={})
-    own = [one["bank"] for one in heads]
-    swap("bank", first_round, m.Update(ciphertexts=(one, two), ledger_head=own[1]), 1)
-    evaluated = m.EvaluationUpdate(ciphertexts=(two,), ledger_head=own[2])
-    swap("bank", m.Evaluate(total=(one,), heads=heads[1]), evaluated)
-    receipt = m.Receipt(evaluation=(3, -2, 0, 2**40, -(2**40)), ledger_head=own[3])
-    swap("bank", m.Publish(total=(two,), heads=heads[2]), receipt)
-    swap("bank", m.Abort(reason="RunStopped"), m.Acknowledged())
-    secrets = {"exchange_secrets": EXCHANGE_SECRETS, "exchange_public": offers}
-    sealing = {"run_key": RUN_KEY, "seal_keys": seal_keys, "sealed": sealed, "confirmation": tag}
-    keys = {**secrets, "agreement_hash": agreement, "pair_keys": pairs, **sealing}
-    return frames, keys, decisions
+    first, tag = Frames(1), bytes(range(32))
+    ask = m.Preflight(**public, cohort=COHORT)
+    decisions = {one: first.swap(ask, decision(one, 0), party=one) for one in PARTIES}
+    sealed = {party: bytes([number]) * 80 for number, party in enumerate(PARTIES[1:])}
+    ciphertexts = dict.fromkeys(PARTIES[1:], bytes(ENCAPSULATED_BYTES))
+    seal = m.KeySeal(sealed=sealed, encapsulated=ciphertexts, model=b"")
+    last = {"bank": first.swap(m.SealKeys(replies=decisions), seal)}
+    confirm = m.KeyConfirm(tag=tag, manifest_signature=FEDERATION.sign(KEYS["bank"]))
+    last = {"bank": first.swap(m.ConfirmKeys(replies=last, model=b""), confirm)}
+    payload, total = bytes(range(48)), bytes(range(48, 96))
+    weigh = m.Weigh(members=PARTIES, replies=last)
+    last = {"bank": first.swap(weigh, m.WeightUpdate(ciphertexts=payload))}
+    opened, said = {"total": total, "lost": False}, {"ciphertexts": payload, "opened": tag}
+    answer = m.Update(**said, ledger_head=heads[1]["bank"])
+    first.swap(m.TrainRound(members=PARTIES, replies=last, **opened), answer, 1)
+    again = m.TrainRound(members=PARTIES[:2], replies={}, total=b"", lost=False)
+    last = {"bank": first.swap(again, answer, 1, attempt=2)}
+    last = {"bank": first.swap(m.Unmask(replies=last), m.Unmasked(seed=bytes(48)), 1, attempt=2)}
+    answer = m.EvaluationUpdate(**said, ledger_head=heads[2]["bank"])
+    last = {"bank": first.swap(m.Evaluate(members=PARTIES, replies=last, **opened), answer, 2)}
+    told = m.EvaluationOpened(opened=tag)
+    last = {"bank": first.swap(m.OpenEvaluation(replies=last, total=total), told, 3)}
+    first.swap(
+        m.Publish(replies=last),
+        m.Receipt(evaluation=(3, -2, 0, 2**40, -(2**40)), ledger_head=heads[3]["bank"]),
+        4,
+    )
 
-
-def masks(pairs: Mapping[str, Mapping[str, bytes]]) -> dict[str, Any]:
-    """The first words of streams, pairwise masks and pads; masks of all parties sum to zero."""
-    label, run_key = MaskLabel(RUN, 3, 1, "update", 2), RunKey.generate()
-    pad_key, stream_key = bytes([7]) * 32, bytes([9]) * 32
-    # Alone in a run nothing is masked, so what opens is the pad; the run key does not enter it.
-    alone = SharedKeys("bank", RUN, {}, run_key, pad_key)
-    padded = alone.protect([np.zeros(SLOTS, dtype=np.int64)], label.tensor, label.round)
-    moduli = (10, 2**47 + 1, 2**48, MODULUS)  # the second one rejects half of the words
-    return {
-        "label": [label.run, label.round, label.attempt, label.tensor, label.chunk],
-        "modulus": MODULUS,
-        "mask_words": {me: mask(me, pairs[me], label, WORDS, MODULUS) for me in PARTIES},
-        "pad_key": pad_key,
-        "pad_label": [RUN, label.round, 1, label.tensor, 0],
-        "pad_words": run_key.decrypt(padded[0])[:WORDS],
-        "stream_key": stream_key,
-        "uniform_words": {str(one): uniform_words(stream_key, WORDS, one) for one in moduli},
-    }
-
-
-def packing() -> dict[str, Any]:
-    """From a model delta to slots and back, and the same for signed counts."""
-    code, key = DeltaCode(bound=4.0, largest_weight=0.5), bytes([11]) * 32
-    delta = np.array([0.0, 4.0, -4.0, 9.0, 1e-3, -1.5, 0.1])
-    quantised = code.quantise(delta, 0.25, generator(key))
-    chunks = pack_fields(quantised, 2)
-    counts = np.array([0, 1, -1, 12345, -(2**41), 2**41])
-    count_chunks = pack_counts(counts, 4, MODULUS)
-    return {
-        "code": {"bound": 4.0, "largest_weight": 0.5},
-        "delta": {"weight": 0.25, "rng_key": key, "values": delta, "quantised": quantised},
-        "field_chunks": chunks,
-        "fields": unpack_fields(chunks, len(quantised)),
-        "dequantised": code.dequantise(quantised, 1),
-        "counts": counts,
-        "count_chunks": count_chunks,
-        "unpacked_counts": unpack_counts(count_chunks, len(counts), MODULUS),
-    }
+    second = Frames(2)
+    come_back = m.Regroup(**public, cohort=COHORT, replies=last, total=total)
+    second.swap(come_back, decision("bank", 1))
+    second.swap(m.Abort(reason="RunStopped"), m.Acknowledged())
+    return first.told + second.told, decisions
 
 
 def releases() -> dict[str, Any]:
@@ -246,56 +252,94 @@ def ledger() -> dict[str, Any]:
 
 
 def broken(good: bytes) -> list[dict[str, Any]]:
-    """Frames like `good`, but for one thing; of ProtocolErrors the signature is always right."""
-    exact = good[m.SIGNATURE_BYTES :]
-    content = cbor2.loads(exact)
+    """Frames like `good`, a preflight, but for one thing; of ProtocolErrors the signature is always
+    right."""
+    head = good[HEAD_AT:]
+    content = cbor2.loads(head)
 
     def signed(data: bytes, domain: bytes = DOMAIN, by: str = "coordinator") -> bytes:
-        return KEYS[by].sign(domain + data) + data
+        return KEYS[by].sign(domain + data) + len(data).to_bytes(4, "big") + data
 
     forged = {
-        "cut by one byte": good[:-1],
-        "signed for plans": signed(exact, b"fedtags plan 1\0"),
-        "signed without a domain": signed(exact, b""),
-        "signed by the requester": signed(exact, by="requester"),
+        "signed for plans": signed(head, b"fedtags plan 1\0"),
+        "signed without a domain": signed(head, b""),
+        "signed by the requester": signed(head, by="requester"),
+        "a head one byte shorter than signed": (
+            good[:SIGNATURE_BYTES] + (len(head) - 1).to_bytes(4, "big") + head
+        ),
     }
-    for at in (0, 63, 64, len(good) - 1):
-        forged[f"byte {at} flipped"] = good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :]
+    for at in (0, 63, HEAD_AT, len(good) - 1):
+        forged[f"byte {at} flipped"] = flipped(good, at)
     one = b"gattempt\x01"
     encodings = {
         "keys out of order": cbor2.dumps(dict(sorted(content.items(), reverse=True))),
-        "an integer in two bytes": exact.replace(one, b"gattempt\x18\x01"),
-        "a key twice": bytes([exact[0] + 1]) + exact[1:] + one,
-        "a byte after the end": exact + b"\0",
+        "an integer in two bytes": head.replace(one, b"gattempt\x18\x01"),
+        "a key twice": bytes([head[0] + 1]) + head[1:] + one,
+        "a byte after the end": head + b"\0",
         "a field missing": m.canonical({k: v for k, v in content.items() if k != "previous"}),
     }
     changes: dict[str, dict[str, Any]] = {
         "unknown field in the envelope": {"seed": 1},
         "unknown field in the body": {"body": {**content["body"], "seed": 1}},
-        "version 1": {"version": 1},
-        "version as text": {"version": "2"},
+        "version 2": {"version": 2},
+        "version as text": {"version": "3"},
         "run id of 64 letters": {"run": "a" * 64},
         "run id that is a path": {"run": "../run"},
         "manifest of 31 bytes": {"manifest": content["manifest"][:31]},
         "another type": {"type": "publish"},
+        "an attachment that is not there": {"attached_bytes": 1},
+        "the hash of another attachment": {"attached_sha256": bytes(32)},
     }
     encodings |= {name: m.canonical({**content, **one}) for name, one in changes.items()}
     refused = {name: signed(data) for name, data in encodings.items()}
-    found = [{"name": n, "error": "SignatureError", "frame": f} for n, f in forged.items()]
-    return found + [{"name": n, "error": "ProtocolError", "frame": f} for n, f in refused.items()]
+    refused |= {
+        "cut by one byte": good[:-1],
+        "longer by one byte": good + b"\0",
+        "a head longer than the frame": (
+            good[:SIGNATURE_BYTES] + (len(head) + 1).to_bytes(4, "big") + head
+        ),
+        "no head": good[:HEAD_AT],
+    }
+    return _listed(forged, refused, "preflight")
+
+
+def broken_attachments(good: bytes) -> list[dict[str, Any]]:
+    """Frames like `good`, a round with a sum attached, whose attachment is not the one signed."""
+    refused = {
+        "attachment cut by one byte": good[:-1],
+        "attachment longer by one byte": good + b"\0",
+        "attachment with a bit flipped": flipped(good, len(good) - 1),
+        "no attachment": statement_of(good),
+    }
+    return _listed({}, refused, "train-round")
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def _listed(
+    forged: Mapping[str, bytes], refused: Mapping[str, bytes], kind: str
+) -> list[dict[str, Any]]:
+    errors = {"SignatureError": forged, "ProtocolError": refused}
+    return [
+        {"name": name, "type": kind, "error": error, "frame": frame}
+        for error, frames in errors.items()
+        for name, frame in frames.items()
+    ]
 
 
 def document() -> bytes:
     """The file's bytes: the same at every call."""
-    frames, keys, decisions = exchanges()
+    frames, decisions = exchanges()
+    first_round = next(one["frame"] for one in frames if one["type"] == "train-round")
     customers, key = [f"customer-{number}" for number in range(20)], bytes([13]) * 32
     aside = {str(one): held_out(customers, key, one) for one in (0.2, 0.5)}
     data: dict[str, Any] = {"version": m.VERSION, "identities": identities()}
-    data |= {"frames": frames, "decisions": decisions, "key_agreement": keys}
-    data |= {"masks": masks(keys["pair_keys"]), "packing": packing(), "releases": releases()}
+    data |= {"frames": frames, "decisions": decisions, "releases": releases()}
     data["held_out"] = {"local_key": key, "customers": customers, "held_out": aside}
     data |= {"ledger": ledger(), "ledger_heads": ledger_heads()}
-    data |= {"broken_frames": broken(frames[0]["frame"])}
+    data["broken_frames"] = broken(frames[0]["frame"]) + broken_attachments(first_round)
     return (json.dumps(plain(data), indent=1) + "\n").encode()
 
 
