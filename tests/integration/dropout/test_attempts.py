@@ -330,6 +330,47 @@ def test_without_budget_for_it_what_was_lost_is_not_drawn_again(
     assert (run.state, [one.round for one in run.intents]) == ("failed", [1])
 
 
+def test_what_is_drawn_again_counts_towards_what_policy_allows_a_run(
+    four: Faulty, watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = Script(four, FOUR)
+    script.start(ALL)
+    for _ in range(12):
+        watched.kill_at = "round 1 training"
+        try:
+            reply = script.send("bank", script.training(), 1)
+        except Killed:
+            watched.kill_at = "-"
+            restarted(script, "bank")
+            script.regroup(ALL)
+            script.agree()
+        else:
+            break
+    assert reply == REFUSAL
+    assert "max_epsilon_per_run of 2" in caplog.text
+    run = four.run_of("bank")
+    assert run.state == "failed"
+    assert len(run.intents) > 2
+    assert epsilon(run.mechanisms, TERMS.delta) <= 2.0
+
+
+def test_data_that_refuse_a_returning_party_are_not_asked_again(four: Faulty) -> None:
+    script = Script(four, FOUR)
+    script.start(ALL)
+    script.train(1)
+    four.edit_policy("bank", "minimum_customers = 0", "minimum_customers = 10000")
+    restarted(script, "bank")
+    for expected in ("data", REFUSAL):
+        script.begin(("bank",), ALL)
+        proposal = {**script.proposal(ALL), "replies": {}, "total": b""}
+        reply = script.send("bank", Regroup.model_validate(proposal))
+        decision = script.bodies["bank"]
+        assert isinstance(decision, Decision)
+        assert expected in (reply, decision.reason)
+    assert reply == REFUSAL
+    assert four.run_of("bank").state == "failed"
+
+
 def test_a_restarted_party_comes_back_to_its_own_run_only(four: Faulty) -> None:
     script = Script(four, FOUR)
     script.start(ALL)
