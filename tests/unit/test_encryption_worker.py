@@ -52,6 +52,7 @@ def wait_for(condition: Callable[[], bool]) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_child_that_dies_costs_a_named_error_and_is_reaped(number: signal.Signals) -> None:
+    gc.collect()  # what other tests have left open
     before = descriptors()
     key = RunKey.generate()
     (pid,) = key._children.pids
@@ -128,6 +129,7 @@ def test_a_child_that_takes_no_input_is_killed_at_the_time_limit() -> None:
     ["import os; os.write(1, b'x' * 100)", "print('hello', flush=True)", "", "raise SystemExit(7)"],
 )
 def test_a_child_that_answers_nonsense_is_refused(answers: str) -> None:
+    gc.collect()  # what other tests have left open
     before = descriptors()
     with pytest.raises(ProtocolError, match=r"nonsense|has died"):
         Children(SEED, command=[sys.executable, "-I", "-c", answers])
@@ -248,6 +250,7 @@ def test_the_child_refuses_by_itself_and_goes_on() -> None:
 
 
 def test_erasing_the_key_ends_its_children_and_leaves_nothing() -> None:
+    gc.collect()  # what other tests have left open
     before = descriptors()
     key = RunKey.generate()
     key.encrypt(residues(40))
@@ -260,6 +263,7 @@ def test_erasing_the_key_ends_its_children_and_leaves_nothing() -> None:
 
 
 def test_a_key_that_nobody_holds_any_more_ends_its_child() -> None:
+    gc.collect()  # what other tests have left open
     before = descriptors()
     pids = []
     for _ in range(3):
