@@ -34,10 +34,11 @@ test: lint
 	@$(BIN)/coverage erase
 	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
 
-# Coverage-guided fuzzing of everything that parses, on demand: minutes. Findings are in .fuzz/.
+# Coverage-guided fuzzing of everything that parses, on demand: minutes. Its package and what it finds
+# are in .fuzz/, so that .venv stays what is pinned.
 fuzz: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-fuzz.txt
-	@$(BIN)/python -m tests.fuzz
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target .fuzz/packages --requirement requirements-fuzz.txt
+	@PYTHONPATH=.fuzz/packages $(BIN)/python -m tests.fuzz
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz dist build
