@@ -124,7 +124,7 @@ class Conduct:
         if self.plan.aggregation.weights != "noised_size" or self.summed >= rounds:
             return True
         self.exchanges.enter("weights", waiting)
-        return self._stands(_Sum("weights", 0, WeightUpdate)) and not self.epochs.carried.lost
+        return self._stands(_Sum("weights", 0, WeightUpdate))
 
     def _rounds(self) -> None:
         """Every round's sum, then the evaluation's. A lost party may come back before each."""
