@@ -32,7 +32,7 @@ lint: $(STAMP)
 
 test: lint
 	@$(BIN)/coverage erase
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
 # Coverage-guided fuzzing of everything that parses, on demand: minutes. Its package and what it finds
 # are in .fuzz/, so that .venv stays what is pinned.

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from coordinator.exchange import Answers, Exchanges
-from coordinator.membership import Membership
+from coordinator.membership import APPROVAL, Membership, preflight_refusals
 from privacy.errors import CohortError, ProtocolError, RunError, RunStopped
 from privacy.key_agreement import lead_of
 from privacy.messages import (
@@ -284,8 +284,9 @@ class Epochs:
 
 
 def _refused_plan(accepted: int, minimum: int, refused: Mapping[str, str]) -> CohortError:
-    reasons = ", ".join(f"{party} ({reason})" for party, reason in sorted(refused.items()))
-    return CohortError(
-        f"{accepted} parties accepted, the plan's cohort.minimum is {minimum}; refused: "
-        f"{reasons}. Ask the parties that refused, change the plan, or lower cohort.minimum"
-    )
+    """A plan that only waits for people needs no change, so none is proposed then."""
+    said = ". ".join(preflight_refusals(refused))
+    error = f"{accepted} parties accepted, the plan's cohort.minimum is {minimum}; {said}"
+    if set(refused.values()) != {APPROVAL}:
+        error += ". Ask the parties that refused, change the plan, or lower cohort.minimum"
+    return CohortError(error)

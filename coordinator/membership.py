@@ -17,6 +17,8 @@ from models.plan import Cohort, Plan
 from privacy.errors import CohortError, PartyTimeout, RunError
 from privacy.messages import Decision
 
+APPROVAL = "approval"  # the reason code of a party where a person decides first
+
 
 @dataclass(frozen=True)
 class Absence:
@@ -119,6 +121,21 @@ class Membership:
     def _note(self, party: str, event: str, where: str) -> None:
         self.left[party] = where
         self._recorder.membership(party, event)
+
+
+def preflight_refusals(refused: Mapping[str, str]) -> list[str]:
+    """What a requester reads of the parties that refused at preflight: party to reason code."""
+    if not refused:
+        return []
+    told = ", ".join(f"{party} ({reason})" for party, reason in sorted(refused.items()))
+    texts = [f"refused: {told}"]
+    waiting = sorted(party for party, reason in refused.items() if reason == APPROVAL)
+    if waiting:
+        texts.append(
+            f"{APPROVAL}: the plan waits for a person at {', '.join(waiting)}; submit it again "
+            "once it is approved there"
+        )
+    return texts
 
 
 def refusal_error(refused: Mapping[str, str], missing: Mapping[str, str]) -> CohortError:

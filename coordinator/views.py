@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from coordinator.api_models import RunDetail, RunView
+from coordinator.membership import preflight_refusals
 
 TWO_PARTY = (
     "a sum of this run was made of two parties: each of them can take its own part off and knows "
@@ -80,7 +81,7 @@ def membership_lines(run: RunDetail) -> list[str]:
 
 def outcome_lines(outcome: Mapping[str, Any]) -> list[str]:
     """What a reader of a finished run must know of its parties (a stored `RunOutcome`)."""
-    lines = []
+    lines = preflight_refusals(outcome.get("refused") or {})
     if outcome.get("unpublished"):
         names = ", ".join(outcome["unpublished"])
         lines.append(f"{names} did not confirm that tags were published there")

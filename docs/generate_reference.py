@@ -18,6 +18,7 @@ from typing import Any
 import click
 from pydantic import BaseModel
 from reference_tables import Undocumented, bounds, keys_table, same_names, table
+from reference_tags import tags_page
 from typer.main import get_command
 
 import coordinator.cli
@@ -26,9 +27,8 @@ import simulations.cli
 from coordinator.settings import TEMPLATE, CoordinatorSettings
 from models.catalogue import CATALOGUE, EVENTS_1
 from models.plan import Plan
-from models.tags import JOINT_TAGS
 from party_client import admission, policy
-from party_client.quality import REASONS as EVENT_REASONS
+from party_client.cleaning import REASONS as EVENT_REASONS
 from party_client.settings import PartySettings, party_toml
 from party_client.tables import TABLE_REASONS
 from privacy.errors import FedtagsError
@@ -55,7 +55,7 @@ def generate() -> dict[str, str]:
         "coordinator-settings.md": _coordinator(texts["coordinator"]),
         "exit-codes.md": _exit_codes(),
         "features.md": _features(),
-        "tags.md": _tags(),
+        "tags.md": tags_page(),
     }
     return {name: MARK + text.rstrip() + "\n" for name, text in pages.items()}
 
@@ -260,20 +260,6 @@ def _features() -> str:
         "range, transformed, and mapped to 0..1. Days count back from the cut-off. A window of w "
         "days ends on the day before the cut-off. Every range is a public constant, so parties "
         "share no statistic.\n\n" + table(headings, rows)
-    )
-
-
-def _tags() -> str:
-    rows = [
-        (f"`{one.name}`", f"{one.display_name} ({one.display_name_zh})", one.task,
-         ", ".join(f"`{value}`" for value in one.values), one.description)
-        for one in JOINT_TAGS.values()
-    ]  # fmt: skip
-    return (
-        "# Tags\n\nA tag speaks about one customer inside that customer's own party. Its value "
-        "follows from the score and the plan's public thresholds; it is stored with the score, "
-        "its validity and the run, plan and model that it comes from.\n\n"
-        + table(("tag", "name", "task", "values, by rising score", "what it says"), rows)
     )
 
 

@@ -2,73 +2,28 @@
 
 A tag speaks about one customer inside that customer's own party; it never crosses the border.
 Thresholds are public constants of the plan, so a value depends on that customer's score alone.
+The definitions are entries of the shipped tag catalogue, which no party changes: both sides of a
+plan rely on them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.plan import Plan
+from models.tag_catalogue import CatalogueTag, shipped_catalogue
 from privacy.errors import DataError, PlanError
 
-Dimension = Literal["attribute", "behaviour", "preference", "value", "prediction"]
-ValueType = Literal["enum"]
-LEVELS = ("low", "medium", "high")
-
-
-@dataclass(frozen=True)
-class TagDefinition:
-    """What a tag is called, what it may hold, and which kind of task makes it.
-
-    `values` are in the order of a rising score.
-    """
-
-    name: str
-    display_name: str
-    display_name_zh: str
-    dimension: Dimension
-    value_type: ValueType
-    values: tuple[str, ...]
-    description: str
-    task: Literal["churn", "propensity"]
-
-
-CHURN_RISK = TagDefinition(
-    name="churn_risk",
-    display_name="Churn risk",
-    display_name_zh="流失风险",
-    dimension="prediction",
-    value_type="enum",
-    values=LEVELS,
-    description="How likely the customer is to buy nothing within the plan's horizon; "
-    "the score is the model's estimate of the probability of churn.",
-    task="churn",
-)
-
-PURCHASE_PROPENSITY = TagDefinition(
-    name="purchase_propensity",
-    display_name="Purchase propensity",
-    display_name_zh="购买倾向",
-    dimension="prediction",
-    value_type="enum",
-    values=LEVELS,
-    description="How likely the customer is to buy within the plan's horizon; "
-    "the score is the model's estimate of the probability of a purchase.",
-    task="propensity",
-)
-
-JOINT_TAGS: Mapping[str, TagDefinition] = MappingProxyType(
-    {tag.name: tag for tag in (CHURN_RISK, PURCHASE_PROPENSITY)}
+JOINT_TAGS: Mapping[str, CatalogueTag] = MappingProxyType(
+    {tag.name: tag for tag in shipped_catalogue().tags if tag.task is not None}
 )
 
 
-def check_tags(plan: Plan) -> tuple[TagDefinition, ...]:
+def check_tags(plan: Plan) -> tuple[CatalogueTag, ...]:
     """The tags that `plan` publishes, in its order.
 
     Raises PlanError for an unknown tag, one named twice, or one that another kind of task makes.
@@ -79,7 +34,7 @@ def check_tags(plan: Plan) -> tuple[TagDefinition, ...]:
     return tuple(_fitting(name, plan.task.kind) for name in names)
 
 
-def _fitting(name: str, kind: str) -> TagDefinition:
+def _fitting(name: str, kind: str) -> CatalogueTag:
     tag = JOINT_TAGS.get(name)
     if tag is None:
         raise PlanError(
@@ -94,7 +49,7 @@ def _fitting(name: str, kind: str) -> TagDefinition:
 
 
 def tag_values(
-    tag: TagDefinition, scores: NDArray[np.floating], thresholds: tuple[float, float]
+    tag: CatalogueTag, scores: NDArray[np.floating], thresholds: tuple[float, float]
 ) -> list[str]:
     """One value per score (shape (n,), each in [0, 1]).
 

@@ -1,7 +1,9 @@
 """Preflight at the party: may this plan run here, and is there budget for it?
 
-Everything is checked before any data is opened; the spend is reserved before that, too. A party
-that comes back to a run after a restart is checked in the same way, against what it had reserved.
+The order: the requester's signature, a run id that was never used, the policy, a person's approval
+where the policy wants one, the budget (the spend is reserved), and only then the data: whether the
+source has the form that was approved, and the rows. A party that comes back to a run after a
+restart is checked in the same way, against what it had reserved.
 """
 
 from __future__ import annotations
@@ -17,11 +19,15 @@ from models.plan import Plan, parse_plan, plan_digest
 from models.tags import check_tags
 from models.training import Rows, Terms, held_out, party_terms
 from party_client import policy as rules
+from party_client.approvals import Cause, keep_waiting, missing_approval
 from party_client.node import Node
+from party_client.quality_policy import require_quality
 from party_client.run_rows import dataset_digest, split_in_place
 from party_client.sources import Examples
 from privacy.errors import BudgetExceeded, ConfigError, DataError, PolicyRefusal, ProtocolError
 from privacy.identity import fingerprint, verify_plan
+from privacy.ledger_decisions import PlanDecision, check_signatures
+from privacy.ledger_state import LedgerState, RunState
 from privacy.messages import Preflight, Regroup
 
 # Public reason codes of a refusal besides those of `party_client.policy`.
@@ -67,9 +73,11 @@ def admit(node: Node, run: str, request: Preflight, end_earlier: Callable[[], No
     if node.ledger.has_run(run):
         raise ProtocolError("this run id has been used before; a run is never replayed")
     plan, terms = _checked(node, request)
+    _approved(node, run, request, node.ledger.state())
     end_earlier()
-    _reserve(node, run, plan, request.plan, terms)
+    approval = _reserve(node, run, plan, request, terms)
     try:
+        _check_source(node, run, request, approval)
         return _open_data(node, plan, plan_digest(request.plan), terms)
     except (ConfigError, DataError) as error:
         node.ledger.refund(run)
@@ -99,13 +107,17 @@ def readmit(node: Node, run: str, request: Regroup) -> Admission:
         raise PolicyRefusal(
             BUDGET, "the run was reserved for other terms; was public_size changed since then?"
         )
+    approval = _still_approved(node, run, request, state, reserved)
     try:
+        _check_source(node, run, request, approval)
         return _open_data(node, plan, plan_digest(request.plan), terms)
-    except (ConfigError, DataError) as error:
+    except (ConfigError, DataError, PolicyRefusal) as error:
         if reserved.touched:
             node.ledger.close(run, outcome="failed")
         else:
             node.ledger.refund(run)
+        if isinstance(error, PolicyRefusal):
+            raise
         raise PolicyRefusal(rules.DATA, str(error)) from error
 
 
@@ -120,11 +132,14 @@ def check_proposal(node: Node, run: str, plan: Plan, request: Regroup) -> None:
 def _checked(node: Node, request: Preflight) -> tuple[Plan, Terms]:
     """The plan and what it means here, if it fits itself, the members and the policy."""
     plan = parse_plan(request.plan)
+    for refusal in rules.forbidden_refusals(plan, node.mapping):
+        raise refusal
     check_tags(plan)
     _check_members(node, request.cohort)
     rules.check(
         node.policy,
         plan,
+        coordinator_fingerprint=fingerprint(node.coordinator_public),
         requester_fingerprint=fingerprint(request.requester),
         cohort=request.cohort,
         party=node.party,
@@ -153,7 +168,73 @@ def _check_members(node: Node, cohort: Mapping[str, bytes]) -> None:
         )
 
 
-def _reserve(node: Node, run: str, plan: Plan, source: bytes, terms: Terms) -> None:
+def _approved(node: Node, run: str, request: Preflight, state: LedgerState) -> PlanDecision | None:
+    """The approval that admits this run; None where the policy asks no person.
+
+    Raises PolicyRefusal, and keeps the plan for a person, if none does; LedgerError if the newest
+    decision about the plan is forged. A refusal by a person holds under any policy.
+    """
+    digest = plan_digest(request.plan)
+    decision = state.decision_on(digest)
+    if decision is not None:
+        decision.check_signature(node.key.public)
+    cause = missing_approval(state, digest, fingerprint(request.requester))
+    if node.policy.approval != "person" and cause is not Cause.REFUSED:
+        return None
+    if cause is not None:
+        raise _waits(node, run, request, state, cause)
+    return decision
+
+
+def _still_approved(
+    node: Node, run: str, request: Preflight, state: LedgerState, reserved: RunState
+) -> PlanDecision | None:
+    """The approval that admitted a run which comes back: the newest before its reservation, and
+    not taken back since. That this very run used it up, or that it has expired, does not matter."""
+    about = [one for one in state.decisions if one.plan_digest == reserved.plan_digest]
+    check_signatures(node.key.public, about)
+    if about and not about[-1].approved:
+        raise _waits(node, run, request, state, Cause.REFUSED)
+    if node.policy.approval != "person":
+        return None
+    before = [one for one in about if one.position < reserved.position]
+    if not before or not before[-1].approved:
+        raise _waits(node, run, request, state, Cause.NEW)
+    if before[-1].requester != fingerprint(request.requester):
+        raise _waits(node, run, request, state, Cause.REQUESTER)
+    return before[-1]
+
+
+def _check_source(node: Node, run: str, request: Preflight, approval: PlanDecision | None) -> None:
+    """Raise PolicyRefusal if the source has another form than the one that was approved."""
+    if approval is not None and node.source.schema_digest() != approval.schema_digest:
+        raise _waits(node, run, request, node.ledger.state(), Cause.SOURCE)
+
+
+def _waits(
+    node: Node, run: str, request: Preflight, state: LedgerState, cause: Cause
+) -> PolicyRefusal:
+    """The refusal of a plan for want of an approval; the plan is kept for a person."""
+    requester = fingerprint(request.requester)
+    named = {one.public_key: one.name for one in node.federation.requesters}
+    kept = keep_waiting(
+        node.plans,
+        state,
+        request.plan,
+        requester=requester,
+        requester_name=named[request.requester.hex()],
+        run=run,
+        cause=cause,
+    )
+    shown = "fedtags-party plan list shows it" if kept else "it could not be kept"
+    return PolicyRefusal(rules.APPROVAL, f"a person has to approve the plan ({cause}); {shown}")
+
+
+def _reserve(
+    node: Node, run: str, plan: Plan, request: Preflight, terms: Terms
+) -> PlanDecision | None:
+    """Reserve the spend. Returns what `_approved` does, asked under the ledger's lock, so that no
+    two runs can use one approval's last place."""
     since = datetime.now(UTC) - timedelta(days=1)
     if node.ledger.refunds_since(since) >= node.policy.max_refunds_per_day:
         raise PolicyRefusal(
@@ -161,18 +242,21 @@ def _reserve(node: Node, run: str, plan: Plan, source: bytes, terms: Terms) -> N
             "policy.toml: max_refunds_per_day is reached: so many runs opened the data and gave "
             "their reservation back within 24 hours",
         )
+    found: list[PlanDecision | None] = []
     try:
         node.ledger.reserve(
             run,
-            plan_digest=plan_digest(source),
+            plan_digest=plan_digest(request.plan),
             plan=plan.name,
             purpose=plan.purpose,
             mechanisms=terms.mechanisms,
             valid_for=validity(plan),
             limits=node.policy.budget.limits,
+            permit=lambda state: found.append(_approved(node, run, request, state)),
         )
     except BudgetExceeded as error:
         raise PolicyRefusal(BUDGET, str(error)) from error
+    return found[0]
 
 
 def validity(plan: Plan) -> timedelta:
@@ -182,6 +266,7 @@ def validity(plan: Plan) -> timedelta:
 
 
 def _open_data(node: Node, plan: Plan, digest: str, terms: Terms) -> Admission:
+    require_quality(node.source, node.policy.quality)
     examples = node.source.training_examples(plan, node.party)
     if examples.labels is None:
         raise DataError("training rows need labels; check the plan's task and the source")

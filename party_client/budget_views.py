@@ -34,6 +34,7 @@ _FILTER = (
 _POLICY = (
     "A sub-limit's reset is policy, not mathematics: what was learned before it stays learned."
 )
+_PERSON = "A person here approves each plan before it runs (policy.toml: approval)."
 _REST = "Requester, cohort and data are judged when it is submitted."
 
 
@@ -119,6 +120,7 @@ def forecast_view(made: Forecast) -> Group:
         Text.assemble(*head, f"at a public size of {terms.public_size:,}"),
         Text(), table, Text(), left, Text(),
         *(refusals or [Text(f"policy.toml allows it. {_REST}")]),
+        *([Text(_PERSON)] if made.person else []),
         Text(
             "The cost is an upper bound, and exactly what is charged if nothing fails. "
             + _promise(made.at_run.delta if len(costs) == 1 else None)
@@ -181,6 +183,7 @@ def forecast_json(made: Forecast) -> dict[str, Any]:
         "binding": made.binding.budget,
         "refusals": [{"reason": one.reason, "message": str(one)} for one in made.refusals],
         "admitted": made.admitted,
+        "needs_approval": made.person,
     }
 
 

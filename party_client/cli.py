@@ -8,9 +8,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from party_client import enrolment, views
+from party_client import catalogue_cli, enrolment, operations_cli, people_cli, views
+from party_client.approvals_cli import app as plan_app
 from party_client.budget_cli import app as budget_app
+from party_client.check_cli import check
 from party_client.confirming import parse_confirmations, settle_members
+from party_client.consent_cli import app as consent_app
+from party_client.customer_cli import app as customer_app
 from party_client.ledger_cli import app as ledger_app
 from party_client.settings import DEFAULT_HOME, HOME_VARIABLE, PartySettings, load_settings
 from party_client.tags_cli import app as tags_app
@@ -24,8 +28,14 @@ app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 app.add_typer(tags_app, name="tags")
+app.add_typer(customer_app, name="customer")
+app.add_typer(consent_app, name="consent")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(budget_app, name="budget")
+app.add_typer(plan_app, name="plan")
+operations_cli.register(app)
+catalogue_cli.register(tags_app)
+people_cli.register(app)
 
 FormatOption = Annotated[Format, typer.Option("--format", help="text, or json for scripts.")]
 
@@ -88,17 +98,18 @@ def join(
     A member counts once you have compared its fingerprint with what it read out to you itself,
     over a channel that the coordinator does not control.
     """
-    from party_client.setup import admit_requesters
+    from party_client.setup import admit_coordinator, admit_requesters
 
     settings = _settings(context)
     given = parse_confirmations(confirm or [])
     if invite is None:
         pinned = enrolment.refresh(settings)
-        admitted = True
+        admitted = known = True
     else:
         offer = read_invite(invite)
         pinned = enrolment.join(settings, offer)
         admitted = admit_requesters(settings, offer.requesters)
+        known = admit_coordinator(settings, offer.coordinator_fingerprint)
     ask = format_ is Format.TEXT and not given
     if ask:  # the operator compares before confirming
         Console().print(views.federation_table(pinned))
@@ -110,6 +121,8 @@ def join(
         Console().print(views.federation_table(pinned))
     if not admitted:
         say("policy.toml names other requesters: add the above to `requesters` to admit them")
+    if not known:
+        say("policy.toml names other coordinators: add the above to `coordinators` to admit it")
     waiting = [name for name, member in pinned.members.items() if not member.confirmed]
     say(f"{len(pinned.confirmed)} of {len(pinned.members)} members confirmed")
     if waiting:
@@ -117,56 +130,7 @@ def join(
     say("Members may join later: run fedtags-party join again, without an invite, to confirm them")
 
 
-@app.command()
-def check(
-    context: typer.Context,
-    plan: Annotated[
-        Path | None, typer.Option(help="A plan to look at the source for; without it, any.")
-    ] = None,
-    format_: FormatOption = Format.TEXT,
-) -> None:
-    """Read the source and say what is usable, what is rejected and what is clamped, and why.
-
-    A value outside its column's public range is set to the nearer bound; the count stays here.
-    Rejected rows are kept aside in HOME/rejected with their reason; nothing else is written.
-    """
-    from models.plan import read_plan
-    from party_client.sources import open_source
-
-    settings = _settings(context)
-    asked = None if plan is None else read_plan(plan)[0]
-    with open_source(settings.source, settings.home) as source:
-        report = source.check(asked, settings.party)
-    if format_ is Format.JSON:
-        write_json(views.source_json(report))
-    else:
-        Console().print(views.source_table(report))
-
-
-@app.command()
-def start(
-    context: typer.Context,
-    detach: Annotated[bool, typer.Option("--detach", help="Run in the background.")] = False,
-) -> None:
-    """Run the party service and the SuperNode; in the foreground unless --detach."""
-    from party_client import processes
-
-    settings = _settings(context)
-    if detach:
-        pid = processes.run_detached(settings)
-        say(f"party {settings.party} running (pid {pid}); stop it with `stop`")
-        return
-    say(f"starting party {settings.party}; logs in {settings.home / 'logs'}; Ctrl-C stops it")
-    processes.run_foreground(settings)
-
-
-@app.command()
-def stop(context: typer.Context) -> None:
-    """Stop what `start` started."""
-    from party_client import processes
-
-    processes.stop(_settings(context).home)
-    say("party stopped")
+app.command()(check)
 
 
 @app.command()

@@ -1,8 +1,10 @@
 """What a party draws from its rows in one run, each thing once: updates, counts, its noised size.
 
-The ledger's `intent` is durable before rows are touched. What was drawn is held here, so that it is
-sent again, and never drawn again, as long as this service lives. If a crash lost it, drawing again
-is a spend of its own: the reservation is extended first, or the run is over for this party.
+The ledger's `intent` is durable before rows are touched, and so is the profile store's note of
+whose rows they are, for customers who ask in which models they took part. What was drawn is held
+here, so that it is sent again, and never drawn again, as long as this service lives. If a crash
+lost it, drawing again is a spend of its own: the reservation is extended first, or the run is over
+for this party.
 """
 
 from __future__ import annotations
@@ -12,7 +14,14 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.training import LocalUpdate, local_update, noised_evaluation, noised_size, recoded
+from models.training import (
+    LocalUpdate,
+    held_out,
+    local_update,
+    noised_evaluation,
+    noised_size,
+    recoded,
+)
 from party_client.admission import Admission
 from party_client.node import Node
 from party_client.provenance import evaluation_provenance, size_provenance, training_provenance
@@ -36,6 +45,7 @@ class Draws:
         self._updates: dict[int, LocalUpdate] = {}
         self._counts: NDArray[np.int64] | None = None
         self._size: int | None = None
+        self._noted = False
         self.saturated: dict[int, float] = {}
 
     def update(
@@ -104,12 +114,29 @@ class Draws:
         self._updates = {one: held for one, held in self._updates.items() if one > applied}
 
     def _intend(self, round_number: int, mechanism: Mechanism, ran: Provenance) -> None:
+        self._note_participants()
         ledger = self._node.ledger
         reserved = ledger.state().runs[self._run]
         if round_number in {one.round for one in reserved.intents}:
             self._check_run([*reserved.mechanisms, mechanism])
             ledger.extend(self._run, [mechanism], self._node.policy.budget.limits)
         ledger.intent(self._run, round_number, mechanism, ran)
+
+    def _note_participants(self) -> None:
+        """Once: whose rows this run trains on, and whose it is evaluated on."""
+        if self._noted:
+            return
+        admission, plan = self._admission, self._admission.plan
+        ids = np.array(admission.examples.customer_ids, dtype=object)
+        aside = held_out(ids.tolist(), self._node.local_key, plan.evaluation.held_out)
+        self._node.store.record_participation(
+            self._run,
+            plan.name,
+            admission.digest,
+            trained=ids[~aside].tolist(),
+            evaluated=ids[aside].tolist(),
+        )
+        self._noted = True
 
     def _check_run(self, mechanisms: Sequence[Mechanism]) -> None:
         """A run that draws again may cost no more than policy allows a run."""

@@ -2,7 +2,7 @@
 
 The invite is the one thing a partner takes on trust, from the person who handed it over. Members'
 keys come from the coordinator, which is no root of trust, so each counts only once the operator
-has confirmed its fingerprint out of band.
+has confirmed its fingerprint out of band. Every request is in the egress log before it leaves.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
+from party_client.egress import EgressLog, LoggedRequests
 from party_client.federation import (
     FEDERATION_NAME,
     PinnedCoordinator,
@@ -50,8 +51,7 @@ def join(settings: PartySettings, invite: Invite) -> PinnedFederation:
         "public_key": key.public.hex(),
         "supernode_public_key": _node_public_key(settings),
     }
-    auth = SignedRequestAuth(settings.party, key)
-    with ApiClient(invite.control_url, invite.ca_certificate, auth) as api:
+    with ApiClient(invite.control_url, invite.ca_certificate, _logged(settings, key)) as api:
         answer = _federation(api.call("POST", "/v1/enrolments", body))
     if answer.federation != invite.federation:
         raise ProtocolError("the coordinator answers for another federation than the invite's")
@@ -71,8 +71,7 @@ def refresh(settings: PartySettings) -> PinnedFederation:
         raise ConfigError(
             f"{settings.ca_certificate} cannot be read ({error.strerror}); restore it from backup"
         ) from error
-    auth = SignedRequestAuth(settings.party, key)
-    with ApiClient(pinned.coordinator.url, ca_pem, auth) as api:
+    with ApiClient(pinned.coordinator.url, ca_pem, _logged(settings, key)) as api:
         answer = _federation(api.call("GET", "/v1/members"))
     return _pin(settings, pinned, answer, key)
 
@@ -157,6 +156,11 @@ def _node_public_key(settings: PartySettings) -> str:
         return path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read; restore it from backup") from error
+
+
+def _logged(settings: PartySettings, key: SigningKey) -> LoggedRequests:
+    """Signs requests; each is in the egress log before it leaves."""
+    return LoggedRequests(SignedRequestAuth(settings.party, key), EgressLog(settings.egress))
 
 
 def _federation(answer: object) -> Federation:

@@ -48,7 +48,7 @@ class Forecast:
 
     `share`: of the lifetime budget that one such run takes; `used`: what is taken already. `rooms`:
     the lifetime budget first, then each sub-limit that covers the plan. `binding`: the first budget
-    that would refuse.
+    that would refuse. `person`: whether the policy has a person approve the plan first.
     """
 
     plan: Plan
@@ -59,6 +59,7 @@ class Forecast:
     share: float
     rooms: tuple[Room, ...]
     refusals: tuple[PolicyRefusal, ...]
+    person: bool
 
     @property
     def binding(self) -> Room:
@@ -67,7 +68,7 @@ class Forecast:
 
     @property
     def admitted(self) -> bool:
-        """Whether policy and budgets would let one such run start now."""
+        """Whether policy and budgets would let one such run start now, a person aside."""
         return not self.refusals and self.binding.runs_left > 0
 
 
@@ -104,6 +105,7 @@ def forecast(
         share=state.cap.used(terms.mechanisms),
         rooms=tuple(rooms),
         refusals=refusals,
+        person=policy.approval == "person",
     )
 
 

@@ -41,8 +41,9 @@ def show(
     from party_client import budget_views, ledger_words
     from privacy.ledger import Ledger
 
-    entries, state = Ledger(_settings(context).ledger).snapshot()
-    shown = ledger_words.lines(entries, state)
+    settings = _settings(context)
+    entries, state = Ledger(settings.ledger).snapshot()
+    shown = ledger_words.lines(entries, state, _public(settings))
     runs = ledger_words.run_lines(state)
     provenance: list[dict[str, Any]] = []
     if run is not None:
@@ -72,7 +73,7 @@ def verify(
     ] = None,
     output_format: FormatOption = Format.TEXT,
 ) -> None:
-    """Check every byte, hash and step of the ledger, and print its head.
+    """Check every byte, hash, step and decision's signature of the ledger, and print its head.
 
     Exit code 21 if it is not what was written, naming the line. Entries cut from the end show only
     against a head that somebody else kept: keep what this prints, or ask another member's operator.
@@ -82,7 +83,8 @@ def verify(
     position = _parse_known(known)
     settings = _settings(context)
     ledger = Ledger(settings.ledger)
-    ledger.verify()
+    public = _public(settings)
+    ledger.verify(public=public)
     if position is not None and not ledger.contains(*position):
         raise LedgerError(
             f"{settings.ledger.name}: the head given by --known is not in it; entries were cut "
@@ -99,10 +101,15 @@ def verify(
                 "hash": head.hash,
                 "newest_entry": head.time.isoformat(),
                 "known_found": None if position is None else True,
+                "decisions_signed": None if public is None else True,
             }
         )
         return
     say(f"ledger of {settings.party}: every byte, hash and step is as it was written")
+    if public is None:
+        say("signatures of decisions about plans are not checked: keys/identity.pem is not here")
+    else:
+        say("every decision about a plan is signed by this party")
     if position is not None:
         say("it holds the head given by --known")
     say(f"newest entry {head.time:%F %T} UTC")
@@ -132,7 +139,7 @@ def export(
     if output is not None and output.resolve() == settings.ledger.resolve():
         raise ConfigError("--output is the ledger itself, which is never overwritten: name another")
     ledger = Ledger(settings.ledger)
-    ledger.verify()
+    ledger.verify(public=_public(settings))
     entries, state = ledger.snapshot()
     document = ledger_document(entries, state)
     with opened_output(output) as file:
@@ -144,6 +151,15 @@ def _settings(context: typer.Context) -> PartySettings:
     home = context.obj
     assert isinstance(home, Path)
     return load_settings(home)
+
+
+def _public(settings: PartySettings) -> bytes | None:
+    """The party's public key; None where only the ledger is, as at a reviewer's."""
+    if not settings.identity_key.exists():
+        return None
+    from privacy.identity import SigningKey
+
+    return SigningKey.load(settings.identity_key).public
 
 
 def _parse_known(text: str | None) -> tuple[int, str] | None:

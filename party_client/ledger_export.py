@@ -12,7 +12,7 @@ from datetime import UTC
 from importlib.metadata import version
 from typing import Any
 
-from party_client.ledger_words import plain, run_lines
+from party_client.ledger_words import decision_words, plain, run_lines
 from privacy import accounting
 from privacy.hash_chain import Entry
 from privacy.ledger import ADJACENCY, UNIT_OF_PRIVACY
@@ -60,6 +60,20 @@ def ledger_document(entries: Sequence[Entry], state: LedgerState) -> dict[str, A
             for line in run_lines(state)
         ],
         "gaps": _mechanisms([gap.spend for gap in state.gaps]),
+        "decisions": [
+            {
+                "approved": one.approved,
+                "plan_digest": one.plan_digest,
+                "in_words": decision_words(one),
+                "runs_since": state.runs_after(one) if one.approved else 0,
+            }
+            for one in state.decisions
+        ],
+        "decision_rule": (
+            "field 'signature' of an entry of kind 'approve' or 'refuse': Ed25519 by the party's "
+            "identity key over the ASCII text 'fedtags plan decision 1', a zero byte, and the list "
+            "of the kind and the body without its signature as canonical CBOR (RFC 8949)"
+        ),
         "entries": _entries(entries),
     }
 

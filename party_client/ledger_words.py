@@ -12,13 +12,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from privacy.accounting import epsilon
-from privacy.errors import ConfigError
+from privacy.errors import ConfigError, LedgerError
 from privacy.hash_chain import TORN, Entry
+from privacy.ledger_decisions import KINDS as DECISIONS
+from privacy.ledger_decisions import PlanDecision
 from privacy.ledger_state import EVALUATION_ROUND, WEIGHTS_ROUND, LedgerState, RunState
 from privacy.mechanism import Mechanism, SampledGaussian, mechanism_from_data
 
 _STEPS = {EVALUATION_ROUND: "evaluation", WEIGHTS_ROUND: "weights"}
 LEDGER = "ledger"  # stands in for a run's name where an entry is about the ledger itself
+PLANS = "plans"  # and here where it is a person's decision about a plan
 
 
 # What a party is told wherever a run is shown of which a sum had two participants.
@@ -55,10 +58,14 @@ class RunLine:
     two_party: str | None
 
 
-def lines(entries: Sequence[Entry], state: LedgerState) -> list[Line]:
+def lines(entries: Sequence[Entry], state: LedgerState, public: bytes | None = None) -> list[Line]:
     """Every entry, oldest first; the first commit of what an intent drew is that intent's status,
-    and a later one a line of its own: the same values, sent again."""
+    and a later one a line of its own: the same values, sent again.
+
+    With the party's `public` key, a decision's status says whether its signature is the party's.
+    """
     found: dict[int, Line] = {}
+    decisions = iter(state.decisions)
     drawn: dict[tuple[str, int], int] = {}  # the entry of the intent whose values await a commit
     for entry in entries:
         step = (str(entry.body.get("run")), entry.body.get("round", EVALUATION_ROUND))
@@ -67,6 +74,9 @@ def lines(entries: Sequence[Entry], state: LedgerState) -> list[Line]:
         elif entry.kind == "commit" and step in drawn:
             line = drawn.pop(step)
             found[line] = replace(found[line], status="released")
+            continue
+        if entry.kind in DECISIONS:
+            found[entry.line] = _decided(entry, next(decisions), public)
             continue
         found[entry.line] = _line(entry, state)
     return list(found.values())
@@ -126,6 +136,27 @@ def plain(value: Line | RunLine) -> dict[str, Any]:
         key: one.astimezone(UTC).isoformat() if isinstance(one, datetime) else one
         for key, one in asdict(value).items()
     }
+
+
+def decision_words(decision: PlanDecision) -> str:
+    """What a person decided about a plan, and why."""
+    about = f"plan {decision.plan} ({decision.plan_digest[:12]}) of requester {decision.requester}"
+    if decision.valid_until is None:
+        return f"{decision.person} refused {about}: {decision.reason}"
+    runs = "1 run" if decision.runs == 1 else f"{decision.runs} runs"
+    until = f"until {decision.valid_until:%F %T} UTC"
+    return f"{decision.person} approved {runs} of {about}, {until}: {decision.reason}"
+
+
+def _decided(entry: Entry, decision: PlanDecision, public: bytes | None) -> Line:
+    status = ""
+    if public is not None:
+        try:
+            decision.check_signature(public)
+            status = "signed by this party"
+        except LedgerError:
+            status = "FORGED: not signed by this party; it admits nothing"
+    return Line(entry.line, entry.time, PLANS, decision_words(decision), status)
 
 
 def _line(entry: Entry, state: LedgerState) -> Line:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from party_client.federation import PinnedFederation, load_federation
 from party_client.manifest_file import read_manifest
 from party_client.peer_heads import PeerHeads
 from party_client.policy import Policy, load_policy
-from party_client.profile_store import ProfileStore
+from party_client.profile_store import ProfileStore, open_profile_store
 from party_client.settings import load_settings
 from party_client.sources import Source, open_source
+from party_client.waiting_plans import WaitingPlans
 from privacy.accounting import run_delta
 from privacy.errors import ConfigError
 from privacy.identity import SigningKey, read_secret
@@ -23,7 +25,8 @@ from privacy.randomness import Entropy, system_entropy
 class Node:
     """One party's parts. The source rereads files that changed, so withdrawn consent counts.
 
-    `entropy` is the operating system's in service (`privacy.randomness`)."""
+    `mapping`: the source's, canonical name to own column. `entropy` is the operating system's in
+    service (`privacy.randomness`)."""
 
     party: str
     public_size: int
@@ -37,6 +40,8 @@ class Node:
     source: Source
     store: ProfileStore
     reports: Path
+    plans: WaitingPlans
+    mapping: Mapping[str, str]
     entropy: Entropy
 
     @property
@@ -58,6 +63,7 @@ def open_node(home: Path, entropy: Entropy = system_entropy) -> Node:
     peers = PeerHeads(settings.peer_heads)
     peers.read()  # a damaged file is told now, not in the middle of a run
     read_manifest(settings.manifest)
+    store = open_profile_store(settings)
     return Node(
         party=settings.party,
         public_size=settings.public_size,
@@ -68,9 +74,11 @@ def open_node(home: Path, entropy: Entropy = system_entropy) -> Node:
         ledger=open_ledger(settings.ledger, policy),
         peers=peers,
         manifest=settings.manifest,
-        source=open_source(settings.source, home),
-        store=ProfileStore(settings.profile_store_url),
+        source=open_source(settings.source, home, opted_out=store.opted_out),
+        store=store,
         reports=settings.reports,
+        plans=WaitingPlans(settings.waiting_plans),
+        mapping=settings.source.columns,
         entropy=entropy,
     )
 

@@ -2,29 +2,34 @@
 
 Everything is a list of what is allowed; what a list does not name is refused, and an empty list
 allows nothing. A plan is judged by its own public text and the proposed cohort before any data
-is opened. A threshold on private data (`minimum_customers`) refuses with one constant code, DATA.
+is opened. Thresholds on private data (`minimum_customers`, `[quality]`) refuse with one constant
+code, DATA. What `models.forbidden` names is refused whatever a list says.
 """
 
 from __future__ import annotations
 
-import json
 import tomllib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.catalogue import GROUPS
+from models.forbidden import forbidden
 from models.plan import Plan, describe_validation_error
 from models.tags import JOINT_TAGS
+from party_client.policy_template import TEMPLATE, written
+from party_client.quality_policy import QualityPolicy
 from privacy.accounting import run_delta
 from privacy.budget import Limit
 from privacy.ciphertexts import MAX_PARTIES
 from privacy.errors import ConfigError, PolicyRefusal
 
 # Public reason codes. A requester sees the code alone; the message stays in the party's log.
+COORDINATOR = "coordinator"  # the coordinator is not on the party's list
 REQUESTER = "requester"  # the plan's requester is not on the party's list
+FORBIDDEN = "forbidden"  # a feature, label or tag that is never allowed, or a source mapping to one
 PURPOSE = "purpose"  # the plan's purpose is not allowed
 TASK = "task"  # the kind of task is not allowed
 FEATURES = "features"  # a feature group, or a column of a feature table, is not allowed
@@ -33,76 +38,27 @@ EPSILON = "epsilon"  # the plan asks for less privacy than the policy demands
 COHORT = "cohort"  # the cohort is too small, or does not name this party
 TWO_PARTY = "two-party"  # two parties, where the sum gives away the other's update
 TAGS = "tags"  # the plan publishes a tag that is not allowed
+APPROVAL = "approval"  # a person at this party has to approve the plan first
 DATA = "data"  # the one code for everything that depends on private data
-REASONS = (REQUESTER, PURPOSE, TASK, FEATURES, FAMILY, EPSILON, COHORT, TWO_PARTY, TAGS, DATA)
+REASONS = (
+    COORDINATOR,
+    REQUESTER,
+    FORBIDDEN,
+    PURPOSE,
+    TASK,
+    FEATURES,
+    FAMILY,
+    EPSILON,
+    COHORT,
+    TWO_PARTY,
+    TAGS,
+    APPROVAL,
+    DATA,
+)
+FINGERPRINT = r"^[0-9a-f]{4}(-[0-9a-f]{4}){4}$"
 
-_TEMPLATE = """\
-# fedtags party: policy. What may be computed on this party's customers, for whom, and at what
-# cost. Everything not named here is refused. Restart the service after a change
-# (fedtags-party stop, then start).
-format = 1
 
-# Who may request a run: fingerprints of the requesters' keys, as confirmed at join. An empty list
-# refuses everyone.
-requesters = {requesters}
-
-# What for: a plan names its purpose, and what this party's customers consented to decides which
-# may stand here.
-purposes = ["retention", "marketing"]
-
-# Kinds of task: "churn", "propensity", and "label" (a label column of a feature table).
-tasks = ["churn", "propensity"]
-
-# Groups of the event catalogue that a model may see.
-feature_groups = {groups}
-
-# For a feature table: names of the columns, the label among them, that a plan may use.
-feature_columns = []
-
-# Model families: "logistic", "mlp", "residual".
-model_families = ["logistic", "mlp"]
-
-# Tags that a run may write into the profile store.
-tags = {tags}
-
-# The most epsilon that one run may ask: training plus evaluation.
-max_epsilon_per_run = 2.0
-
-# The fewest parties, this one included, whose keys this party has confirmed.
-minimum_cohort = 3
-
-# With two parties the sum gives away this party's update to the other one: only differential
-# privacy protects it then.
-accept_two_party = false
-
-# With fewer eligible customers no run is accepted. This number is private: the refusal says only
-# "data".
-minimum_customers = 0
-
-# A preflight opens the data to see whether they can be used at all, and a refusal tells one bit
-# about them that no epsilon covers. After so many runs in 24 hours that gave their reservation
-# back, every plan is refused ("budget") before data are opened.
-max_refunds_per_day = 20
-
-# "automatic": a plan within this policy and the budget runs without asking a person.
-approval = "automatic"
-
-[budget]
-# For the lifetime of this ledger, over all runs: epsilon at this delta, for one customer at this
-# party. delta is at most 1 / (10 * public_size). A budget that is raised each year is a policy,
-# not mathematics; the ledger records every change.
-epsilon = 8.0
-delta = {delta}
-
-# Sub-limits, as many as you like: a run that would pass one of them is refused, and the refusal
-# names it. They are policy, not mathematics: a window that starts anew (UTC) forgets what was spent
-# before it, while the lifetime budget above forgets nothing.
-# [[budget.limit]]
-# name = "marketing per quarter"
-# epsilon = 3.0
-# purpose = "marketing"   # runs of this purpose only; plan = "NAME": runs of this plan only
-# window = "quarter"      # "lifetime" (if left out), "year", "quarter" or "month"
-"""
+Fingerprint = Annotated[str, Field(pattern=FINGERPRINT)]
 
 
 class _Section(BaseModel):
@@ -142,9 +98,14 @@ class Budget(_Section):
 
 
 class Policy(_Section):
-    """What policy.toml holds. Build it with `load_policy`."""
+    """What policy.toml holds. Build it with `load_policy`.
+
+    `coordinators`: None, as in a file of before this key, allows the one pinned by join, and it
+    alone can speak to this party anyway.
+    """
 
     format: Literal[1]
+    coordinators: frozenset[Fingerprint] | None = None
     requesters: frozenset[str]
     purposes: frozenset[str]
     tasks: frozenset[Literal["churn", "propensity", "label"]]
@@ -157,16 +118,24 @@ class Policy(_Section):
     accept_two_party: bool = False
     minimum_customers: Annotated[int, Field(ge=0)] = 0
     max_refunds_per_day: Annotated[int, Field(ge=1, le=1000)] = 20
-    approval: Literal["automatic"]
+    approval: Literal["automatic", "person"]
+    approval_days: Annotated[int, Field(ge=1, le=366)] = 30
+    approval_runs: Annotated[int, Field(ge=1, le=1000)] = 1
+    quality: QualityPolicy = QualityPolicy()
     budget: Budget
 
 
-def default_policy_text(requester_fingerprints: Sequence[str], public_size: int) -> str:
+def default_policy_text(
+    requester_fingerprints: Sequence[str],
+    public_size: int,
+    coordinator_fingerprints: Sequence[str] = (),
+) -> str:
     """The commented policy.toml that init writes. `public_size` is N^ (public)."""
-    return _TEMPLATE.format(
-        requesters=json.dumps(list(requester_fingerprints)),
-        groups=json.dumps(list(GROUPS)),
-        tags=json.dumps(list(JOINT_TAGS)),
+    return TEMPLATE.format(
+        coordinators=written(coordinator_fingerprints),
+        requesters=written(requester_fingerprints),
+        groups=written(GROUPS),
+        tags=written(JOINT_TAGS),
         delta=repr(1 / (10 * public_size)),
     )
 
@@ -211,6 +180,7 @@ def check(
     policy: Policy,
     plan: Plan,
     *,
+    coordinator_fingerprint: str,
     requester_fingerprint: str,
     cohort: Collection[str],
     party: str,
@@ -218,10 +188,13 @@ def check(
 ) -> None:
     """Raise PolicyRefusal with a public reason code unless the policy allows all that is asked.
 
-    `requester_fingerprint` belongs to the key whose signature of the plan was verified; `cohort`
-    are the parties, `party` included, whose keys are confirmed here; `public_size` is this
-    party's N^. Reads no data.
+    `coordinator_fingerprint` belongs to the pinned key that signs the coordinator's messages,
+    `requester_fingerprint` to the one whose signature of the plan was verified; `cohort` are
+    the parties, `party` included, whose keys are confirmed here; `public_size` is this party's N^.
+    Reads no data.
     """
+    if policy.coordinators is not None and coordinator_fingerprint not in policy.coordinators:
+        raise PolicyRefusal(COORDINATOR, "policy.toml: coordinators does not list this coordinator")
     if requester_fingerprint not in policy.requesters:
         raise PolicyRefusal(REQUESTER, "policy.toml: requesters does not list the plan's requester")
     for refusal in _refusals(policy, plan, public_size):
@@ -248,6 +221,7 @@ def plan_refusals(
 
 def _refusals(policy: Policy, plan: Plan, public_size: int) -> Iterator[PolicyRefusal]:
     """What the plan's own text and this party's public size are enough to refuse."""
+    yield from forbidden_refusals(plan)
     if plan.purpose not in policy.purposes:
         yield PolicyRefusal(PURPOSE, f"policy.toml: purposes does not allow {plan.purpose}")
     if plan.task.kind not in policy.tasks:
@@ -260,6 +234,27 @@ def _refusals(policy: Policy, plan: Plan, public_size: int) -> Iterator[PolicyRe
     yield from _privacy_refusals(policy, plan, public_size)
     if not set(plan.publication.tags) <= policy.tags:
         yield PolicyRefusal(TAGS, "policy.toml: tags does not allow all tags of the plan")
+
+
+def forbidden_refusals(plan: Plan, mapping: Mapping[str, str] | None = None) -> list[PolicyRefusal]:
+    """What no policy can allow: forbidden attributes among the plan's feature columns and their
+    categories, its label (a column, or the category that is bought) and its tags, or in the
+    party's own `mapping` of column names. Reads no data."""
+    named: list[tuple[str, str]] = []
+    for column in plan.features.columns:
+        where = f"features.columns: {column.name}"
+        named += [(where, one) for one in (column.name, *column.categories)]
+    named += [(f"publication.tags: {one}", one) for one in plan.publication.tags]
+    for key, name in (("task.label", plan.task.label), ("task.category", plan.task.category)):
+        named += [] if name is None else [(f"{key}: {name}", name)]
+    for canonical, own in (mapping or {}).items():
+        where = f"party.toml: source.columns.{canonical}"
+        named += [(where, canonical), (where, own)]
+    return [
+        PolicyRefusal(FORBIDDEN, f"{where} is a forbidden attribute ({category})")
+        for where, name in named
+        if (category := forbidden(name)) is not None
+    ]
 
 
 def _feature_refusals(policy: Policy, plan: Plan) -> Iterator[PolicyRefusal]:

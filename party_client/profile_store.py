@@ -1,289 +1,400 @@
 """One party's profile store: the tags of its own customers, with provenance and history.
 
-Everything here stays inside the party. Tags of one run appear together or not at all: `publish`
-is one transaction, and so is `withdraw`. Only Core expressions that every SQLAlchemy database
-understands are used; SQLite is the embedded default.
+Everything here stays inside the party. What a publication, a change of consent or an opt-out writes
+appears together or not at all: each is one transaction. SQLite, PostgreSQL, MariaDB and MySQL are
+served by the same expressions; SQLite is the embedded default.
 """
 
 from __future__ import annotations
 
-import math
-import os
-from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from itertools import islice
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    Row,
-    Select,
-    delete,
-    insert,
-    literal,
-    make_url,
-    select,
+from sqlalchemy import Connection, func, select
+
+from models.tag_catalogue import Catalogue, load_catalogue
+from party_client import opt_out, outbox, profile_consent, profile_reading, profile_writing
+from party_client.consent import ConsentRow
+from party_client.profile_database import (
+    open_database,
+    store_url,
+    streaming,
+    taking_turns,
+    was_sealed,
 )
-from sqlalchemy.exc import IntegrityError
-
-from models.tags import JOINT_TAGS
+from party_client.profile_records import (
+    Event,
+    Kind,
+    OptOut,
+    Participation,
+    Profile,
+    Provenance,
+    Publication,
+    Published,
+    Role,
+    SegmentCount,
+    TagBatch,
+    TagRecord,
+)
 from party_client.profile_tables import (
     MAX_CUSTOMER_CHARACTERS,
+    publication_tags,
     publications,
-    tag_history,
-    tag_values,
+    terms,
 )
+from party_client.settings import PartySettings
 from privacy.errors import StoreError
-from privacy.hosting.database import open_engine, reading, store_errors
-from privacy.hosting.migrations import upgrade_engine
+from privacy.hosting.database import reading, store_errors
+from privacy.hosting.sealing import Sealing
+from privacy.identity import obtain_secret
 
-MIGRATIONS = Path(__file__).parent / "migrations"
-CHUNK = 1000  # rows a statement; well below every database's limit of bound values
-TagRow = tuple[str, str, str, float]
+__all__ = [
+    "Event",
+    "Kind",
+    "OptOut",
+    "Participation",
+    "Profile",
+    "ProfileStore",
+    "Provenance",
+    "Publication",
+    "Published",
+    "Role",
+    "SegmentCount",
+    "TagBatch",
+    "TagRecord",
+    "known_opt_outs",
+    "open_profile_store",
+]
 
 
-@dataclass(frozen=True)
-class Publication:
-    """Where the tags of one run come from, and how long they hold.
+def open_profile_store(settings: PartySettings, catalogue: Catalogue | None = None) -> ProfileStore:
+    """The store that party.toml names; its catalogue is the party's own unless one is given.
 
-    Digests are SHA-256 in hex. `epsilon` at `delta` is what the run cost a customer at this party.
-    `valid_until` is the last day (UTC) on which the tags may be used.
+    Raises ConfigError for settings that cannot be used and StoreError for a database that cannot be
+    opened, or whose secret keys/store.key is not.
     """
+    url = store_url(settings)
+    if not settings.store_key.exists() and was_sealed(url):
+        raise StoreError(
+            f"{settings.store_key} is missing, and the profile store holds what was sealed with "
+            "it: restore it from the same backup; without it no customer can be found there"
+        )
+    secret = obtain_secret(settings.store_key)
+    return ProfileStore(
+        url,
+        Sealing(secret, settings.profile_store.cipher),
+        catalogue or load_catalogue(settings.catalogue),
+        events=settings.webhook is not None,
+    )
 
-    run_id: str
-    plan_digest: str
-    model_digest: str
-    parties: tuple[str, ...]
-    epsilon: float
-    delta: float
-    published_at: datetime
-    as_of: date
-    valid_until: date
-    status: str = "published"
 
-
-@dataclass(frozen=True)
-class TagRecord:
-    """One tag of one customer, with its provenance."""
-
-    customer: str
-    tag: str
-    value: str
-    score: float
-    valid_until: date
-    status: Literal["valid", "expired"]
-    publication: Publication
+def known_opt_outs(settings: PartySettings) -> frozenset[str]:
+    """Every customer who has opted out. Where there is no profile store yet, none is made."""
+    if not was_sealed(store_url(settings)):
+        return frozenset()
+    with closing(open_profile_store(settings)) as store:
+        return store.opted_out()
 
 
 class ProfileStore:
     """Tags by customer, unique on (customer, tag).
 
     Creates or upgrades its database when opened. A new SQLite file is readable by its owner only.
-    Every error is a StoreError (ConfigError for a URL that cannot be used) and holds no
-    customer's data.
+    `events`: changes are noted for a webhook. `now` is always a moment with its zone; the default
+    is the clock. Every error is a StoreError (ConfigError for a URL that cannot be used) and holds
+    no customer's data.
     """
 
-    def __init__(self, url: str) -> None:
-        self._engine = open_engine(url)
-        _create_private_file(url)
-        upgrade_engine(self._engine, MIGRATIONS)
+    def __init__(
+        self, url: str, sealing: Sealing, catalogue: Catalogue, *, events: bool = False
+    ) -> None:
+        self.catalogue = catalogue
+        self._events = events
+        self._index = sealing.index("customers")
+        self._customer = sealing.column("customers", "sealed")
+        self._opted_out = sealing.column("opt_outs", "sealed")
+        self._reason = sealing.column("opt_outs", "sealed_reason")
+        self._event = sealing.column("outbox", "sealed_customer")
+        self._tag_ids: dict[str, int] = {}
+        self._seen = 0
+        self._wanted: dict[str, list[str]] = {}
+        self._engine = open_database(url, sealing)
 
     def close(self) -> None:
         """Give up all connections."""
         self._engine.dispose()
 
-    def publish(
-        self,
-        publication: Publication,
-        rows: Iterable[TagRow],
-        *,
-        consented: Container[str] | None = None,
-    ) -> None:
-        """Write one run's tags, all or none; what they replace goes to the history.
+    # Writing -------------------------------------------------------------------------------------
 
-        `rows` are (customer, tag, value, score), read once, a chunk at a time. With `consented`,
-        every stored tag of a customer outside it is removed in the same transaction, and a row
-        for one is an error. Publishing a run a second time changes no tag, so it may be repeated
-        after a crash; under another plan or model it is an error.
+    def publish(self, publication: Publication, batches: Iterable[TagBatch]) -> Published:
+        """Write one run's tags, all or none; what they change goes to the history.
+
+        Batches are read once. Customers who opted out are left out, and tags of those who consent
+        to none of the tag's purposes; how many is for this party only. A value of None removes the
+        tag. Publishing a run a second time changes nothing, so it may be repeated after a crash;
+        under another plan or model it is an error. Nothing is written before consent is known
+        (`set_consents`).
         """
-        with store_errors(), self._engine.begin() as connection:
-            if not _already_published(connection, publication):
-                connection.execute(insert(publications).values(_stored(publication)))
-                iterator = iter(rows)
-                while chunk := list(islice(iterator, CHUNK)):
-                    _write(connection, publication, chunk, consented)
-            if consented is not None:
-                _remove(connection, _without_consent(connection, consented))
+        with taking_turns(self._engine) as connection:
+            if profile_writing.already_published(connection, publication):
+                return Published(0, 0, 0, ())
+            done = profile_writing.write_publication(
+                connection,
+                publication,
+                batches,
+                self.catalogue,
+                profile_consent.known_state(connection),
+                self._index,
+                self._customer,
+            )
+            data = {"run_id": publication.run_id, "kind": publication.kind}
+            changed = data | {"tags": sorted(done.tags)}
+            self._note(connection, outbox.TAGS_CHANGED, changed, publication.published_at)
+        return done
 
-    def show(self, customer: str, *, today: date | None = None) -> list[TagRecord]:
-        """All tags of one customer by name; an expired one is marked by its status."""
-        query = _records().where(tag_values.c.customer == customer).order_by(tag_values.c.tag)
+    def set_consents(
+        self, rows: Iterable[ConsentRow] | None, *, now: datetime | None = None
+    ) -> None:
+        """Take over the source's state of consent as a whole; None: it asserts everyone's.
+
+        In the same transaction, customers lose the tags, with their history, to none of whose
+        purposes they consent any more.
+        """
+        moment = _moment(now)
+        with taking_turns(self._engine) as connection:
+            state = profile_consent.replace_consents(connection, self._index, rows, moment)
+            tags = {
+                number: self.catalogue[name]
+                for name, number in self._known_tags(connection).items()
+                if name in self.catalogue
+            }
+            groups = profile_writing.tags_by_purposes(tags)
+            if profile_consent.remove_unconsented(connection, state, groups, moment):
+                self._note(connection, outbox.CONSENT_CHANGED, {"receipt": state.receipt}, moment)
+
+    def opt_out(
+        self, customer: str, *, person: str, reason: str, now: datetime | None = None
+    ) -> OptOut:
+        """Honour a customer's opt-out: tags, history and the entry in `consents` go, a tombstone
+        stays, and no later import or publication brings them back.
+
+        This does not unlearn: the models that the customer took part in are returned, unchanged.
+        """
+        moment = _moment(now)
+        with taking_turns(self._engine) as connection:
+            done = opt_out.record_opt_out(
+                connection,
+                self._key(customer),
+                customer,
+                person,
+                self._opted_out,
+                self._reason,
+                reason,
+                moment,
+            )
+            if not done.repeated and self._events:
+                outbox.add_event(
+                    connection, outbox.CUSTOMER_OPTED_OUT, {}, moment, (self._event, customer)
+                )
+        return done
+
+    def record_participation(
+        self,
+        run_id: str,
+        plan_name: str,
+        plan_digest: str,
+        *,
+        trained: Iterable[str],
+        evaluated: Iterable[str],
+    ) -> None:
+        """Note who takes part in a run; before its first draw, and again without harm."""
+        plan, now = (plan_name, plan_digest), _moment(None)
+        roles: tuple[tuple[Role, Iterable[str]], ...] = (
+            ("trained", trained),
+            ("evaluated", evaluated),
+        )
+        with store_errors(), self._engine.begin() as connection:
+            for role, members in roles:
+                opt_out.record_participation(
+                    connection, self._index, run_id, plan, role, members, now
+                )
+
+    def name_model(self, run_id: str, model_digest: str) -> None:
+        """Say which model (SHA-256 in hex) a run ended with."""
+        with store_errors(), self._engine.begin() as connection:
+            opt_out.name_model(connection, run_id, model_digest)
+
+    # Reading -------------------------------------------------------------------------------------
+
+    def consent_known(self) -> bool:
+        """Whether consent was ever taken over from the source; nothing can be read before."""
         with store_errors(), reading(self._engine) as connection:
-            rows = connection.execute(query).all()
-        return [_record(row, _day(today)) for row in rows]
+            return profile_consent.current_state(connection) is not None
+
+    def profile(self, customer: str, *, purpose: str, now: datetime | None = None) -> Profile:
+        """All tags of one customer that may be read for `purpose` now, by name."""
+        key, moment = self._key(customer), _moment(now)
+        rows: Iterable[Any] = ()
+        with store_errors(), reading(self._engine) as connection:
+            known = profile_reading.standing(connection, key, purpose, moment)
+            names = self._readable(connection, purpose, known.newest)
+            if known.consent and not known.opted_out and names:
+                rows = profile_reading.customer_tags(connection, key, names, moment)
+        tags = [profile_reading.record(row, names[row.tag_id], customer) for row in rows]
+        return Profile(
+            customer=customer,
+            purpose=purpose,
+            consent=known.consent,
+            opted_out=known.opted_out,
+            tags=tuple(sorted(tags, key=lambda one: one.tag)),
+        )
+
+    def history(
+        self, customer: str, tag: str, *, purpose: str, now: datetime | None = None
+    ) -> list[TagRecord]:
+        """What a customer's tag was before, the newest first; empty where it may not be read.
+
+        Expired values are history, too, and are shown.
+        """
+        key, moment = self._key(customer), _moment(now)
+        with store_errors(), reading(self._engine) as connection:
+            known = profile_reading.standing(connection, key, purpose, moment)
+            number = self._readable_tag(connection, tag, purpose)
+            if number is None or not known.consent or known.opted_out:
+                return []
+            rows = profile_reading.earlier_tags(connection, key, number)
+        return [profile_reading.record(row, tag, customer) for row in rows]
+
+    def segment(
+        self, tag: str, value: str | None, *, purpose: str, now: datetime | None = None
+    ) -> int:
+        """How many customers have this tag (and this `value`), exactly: for this party only."""
+        with store_errors(), reading(self._engine) as connection:
+            state = profile_consent.known_state(connection)
+            number = self._readable_tag(connection, tag, purpose)
+            names = {} if number is None else {number: tag}
+            found = profile_reading.count_values(
+                connection, state, names, purpose, _moment(now), value
+            )
+        return sum(one.count for one in found)
+
+    def segments(self, *, purpose: str, now: datetime | None = None) -> list[SegmentCount]:
+        """How many customers have each value of each tag, exactly: for this party only."""
+        with store_errors(), reading(self._engine) as connection:
+            state = profile_consent.known_state(connection)
+            names = self._readable(connection, purpose)
+            return profile_reading.count_values(connection, state, names, purpose, _moment(now))
 
     def export(
-        self, tag: str, value: str | None = None, *, today: date | None = None
+        self,
+        tag: str,
+        value: str | None = None,
+        *,
+        purpose: str,
+        since: str | None = None,
+        now: datetime | None = None,
     ) -> Iterator[TagRecord]:
-        """Every customer's `tag` (that has `value`, if given) in the order of customers.
+        """Every customer's `tag` that may be read (with `value`, if given), in a fixed order.
 
-        Expired tags are left out. One statement answers it all, so a run that is published
-        meanwhile shows up wholly or not at all.
+        `since`: a run's id; only those whose value was set by a later publication. One statement
+        answers it all, so what is published meanwhile shows up wholly or not at all.
         """
-        day = _day(today)
-        query = _records().where(tag_values.c.tag == tag, tag_values.c.valid_until >= day)
-        if value is not None:
-            query = query.where(tag_values.c.value == value)
+        with store_errors(), streaming(self._engine) as connection:
+            state = profile_consent.known_state(connection)
+            number = self._readable_tag(connection, tag, purpose)
+            after = None if since is None else profile_reading.publication_number(connection, since)
+            if number is not None:
+                yield from profile_reading.every_record(
+                    connection,
+                    state,
+                    (number, tag),
+                    purpose,
+                    _moment(now),
+                    self._customer,
+                    value,
+                    after,
+                )
+
+    def opted_out(self) -> frozenset[str]:
+        """Every customer who has opted out: in no cohort, not scored."""
         with store_errors(), reading(self._engine) as connection:
-            for page in connection.execute(query.order_by(tag_values.c.customer)).partitions(CHUNK):
-                for row in page:
-                    yield _record(row, day)
+            return opt_out.all_opted_out(connection, self._opted_out)
 
-    def withdraw(self, customers: Iterable[str]) -> None:
-        """Remove all tags of these customers, in one transaction; their history goes too.
+    def participations(self, customer: str) -> tuple[Participation, ...]:
+        """Every run that a customer took part in, the oldest first."""
+        with store_errors(), streaming(self._engine) as connection:
+            return opt_out.participations_of(connection, self._key(customer))
 
-        This does not unlearn them from any model.
-        """
+    # The outbox ----------------------------------------------------------------------------------
+
+    def pending_events(self, *, now: datetime | None = None) -> list[Event]:
+        """Events to send now, the oldest first."""
+        with store_errors(), reading(self._engine) as connection:
+            return outbox.due_events(connection, self._event, _moment(now))
+
+    def has_undelivered(self) -> bool:
+        """Whether some event has not arrived yet, due or not."""
+        with store_errors(), reading(self._engine) as connection:
+            return outbox.any_waiting(connection)
+
+    def mark_delivered(self, event_id: str) -> None:
+        """An event has arrived."""
         with store_errors(), self._engine.begin() as connection:
-            _remove(connection, customers)
+            outbox.note_delivered(connection, event_id, _moment(None))
+
+    def mark_failed(self, event_id: str, retry_at: datetime) -> None:
+        """An event has not arrived; it is due again at `retry_at`."""
+        with store_errors(), self._engine.begin() as connection:
+            outbox.note_failed(connection, event_id, retry_at)
+
+    # Small parts ---------------------------------------------------------------------------------
+
+    def _note(self, connection: Connection, kind: str, data: dict[str, Any], now: datetime) -> None:
+        if self._events:
+            outbox.add_event(connection, kind, data, now)
+
+    def _key(self, customer: str) -> bytes:
+        if not 0 < len(customer) <= MAX_CUSTOMER_CHARACTERS:
+            raise StoreError(f"a customer id has 1 to {MAX_CUSTOMER_CHARACTERS} characters")
+        try:
+            return self._index.key(customer)
+        except UnicodeEncodeError:
+            raise StoreError("a customer id is not text; check its encoding") from None
+
+    def _readable(
+        self, connection: Connection, purpose: str, newest: int | None = None
+    ) -> dict[int, str]:
+        """The names, by id, of stored tags that may be read for `purpose`."""
+        wanted = self._wanted.get(purpose)
+        if wanted is None:
+            tags = self.catalogue.tags
+            wanted = [one.name for one in tags if one.readable and purpose in one.purposes]
+            if wanted:
+                self._wanted[purpose] = wanted
+        known = self._known_tags(connection, newest)
+        return {known[name]: name for name in wanted if name in known}
+
+    def _readable_tag(self, connection: Connection, tag: str, purpose: str) -> int | None:
+        names = self._readable(connection, purpose)
+        return next((number for number, name in names.items() if name == tag), None)
+
+    def _known_tags(self, connection: Connection, newest: int | None = None) -> dict[str, int]:
+        """Ids by name of all tags that were ever published. They are kept here until another
+        publication comes: an id never changes."""
+        if newest is None:
+            newest = connection.execute(select(func.max(publications.c.id))).scalar_one() or 0
+        if newest != self._seen:
+            query = (
+                select(terms.c.text, terms.c.id)
+                .join_from(publication_tags, terms, terms.c.id == publication_tags.c.tag_id)
+                .distinct()
+            )
+            self._tag_ids = {row.text: row.id for row in connection.execute(query)}
+            self._seen = newest
+        return self._tag_ids
 
 
-def _create_private_file(url: str) -> None:
-    """SQLite would make its file by the umask; its side files take over the mode found here."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
-        return
-    try:
-        os.close(os.open(parsed.database, os.O_CREAT | os.O_RDWR, 0o600))
-    except OSError as error:
-        raise StoreError(
-            f"the profile store's file cannot be opened ({error.strerror}); check "
-            "profile_store.url in party.toml and the permissions of its folder"
-        ) from error
-
-
-def _already_published(connection: Connection, publication: Publication) -> bool:
-    query = select(publications.c.plan_digest, publications.c.model_digest).where(
-        publications.c.run_id == publication.run_id
-    )
-    found = connection.execute(query).one_or_none()
-    if found is None:
-        return False
-    if tuple(found) != (publication.plan_digest, publication.model_digest):
-        raise StoreError(
-            f"run {publication.run_id} has published its tags already, under another plan or "
-            "model; a run is never published over: start a new run"
-        )
-    return True
-
-
-def _write(
-    connection: Connection,
-    publication: Publication,
-    rows: Sequence[TagRow],
-    consented: Container[str] | None,
-) -> None:
-    by_tag: dict[str, list[str]] = {}
-    values: list[dict[str, Any]] = []
-    for customer, tag, value, score in rows:
-        _check_row(customer, tag, value, score)
-        if consented is not None and customer not in consented:
-            raise StoreError("a tag was offered for a customer without consent; nothing is written")
-        by_tag.setdefault(tag, []).append(customer)
-        values.append(
-            {
-                "customer": customer,
-                "tag": tag,
-                "value": value,
-                "score": float(score),
-                "run_id": publication.run_id,
-                "valid_until": publication.valid_until,
-            }
-        )
-    kept = ("customer", "tag", "value", "score", "run_id", "valid_until")
-    for tag, customers in by_tag.items():
-        # This run's own rows are never replaced: a second one for a customer meets the key below.
-        replaced = (
-            (tag_values.c.tag == tag)
-            & tag_values.c.customer.in_(customers)
-            & (tag_values.c.run_id != publication.run_id)
-        )
-        earlier = select(*(tag_values.c[name] for name in kept), literal(publication.run_id)).where(
-            replaced
-        )
-        connection.execute(insert(tag_history).from_select([*kept, "replaced_by"], earlier))
-        connection.execute(delete(tag_values).where(replaced))
-    try:
-        connection.execute(insert(tag_values), values)
-    except IntegrityError:
-        raise StoreError(
-            "two rows for one customer and one tag; nothing is written: a customer has exactly "
-            "one row, run the data check"
-        ) from None
-
-
-def _check_row(customer: str, tag: str, value: str, score: float) -> None:
-    if not 0 < len(customer) <= MAX_CUSTOMER_CHARACTERS:
-        raise StoreError(f"a customer id has 1 to {MAX_CUSTOMER_CHARACTERS} characters")
-    definition = JOINT_TAGS.get(tag)
-    if definition is None:
-        raise StoreError(f"only known tags are stored; known are {', '.join(JOINT_TAGS)}")
-    if value not in definition.values:
-        raise StoreError(f"tag {tag}: a value is one of {', '.join(definition.values)}")
-    if not (math.isfinite(score) and 0 <= score <= 1):
-        raise StoreError(f"tag {tag}: a score is a number from 0 to 1")
-
-
-def _without_consent(connection: Connection, consented: Container[str]) -> list[str]:
-    found = connection.execute(select(tag_values.c.customer).distinct())
-    return [customer for (customer,) in found if customer not in consented]
-
-
-def _remove(connection: Connection, customers: Iterable[str]) -> None:
-    iterator = iter(customers)
-    while chunk := list(islice(iterator, CHUNK)):
-        for table in (tag_values, tag_history):
-            connection.execute(delete(table).where(table.c.customer.in_(chunk)))
-
-
-def _records() -> Select[Any]:
-    provenance = [column for column in publications.c if column.name not in tag_values.c]
-    return select(tag_values, *provenance).join_from(tag_values, publications)
-
-
-def _stored(publication: Publication) -> dict[str, Any]:
-    moment = publication.published_at.astimezone(UTC).replace(tzinfo=None, microsecond=0)
-    return {
-        **{column.name: getattr(publication, column.name) for column in publications.c},
-        "parties": list(publication.parties),
-        "published_at": moment,
-    }
-
-
-def _record(row: Row[Any], today: date) -> TagRecord:
-    return TagRecord(
-        customer=row.customer,
-        tag=row.tag,
-        value=row.value,
-        score=row.score,
-        valid_until=row.valid_until,
-        status="expired" if row.valid_until < today else "valid",
-        publication=Publication(
-            run_id=row.run_id,
-            plan_digest=row.plan_digest,
-            model_digest=row.model_digest,
-            parties=tuple(row.parties),
-            epsilon=row.epsilon,
-            delta=row.delta,
-            published_at=row.published_at.replace(tzinfo=UTC),
-            as_of=row.as_of,
-            valid_until=row.valid_until,
-            status=row.status,
-        ),
-    )
-
-
-def _day(today: date | None) -> date:
-    return datetime.now(UTC).date() if today is None else today
+def _moment(now: datetime | None) -> datetime:
+    return datetime.now(UTC) if now is None else now

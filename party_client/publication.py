@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.reasons import reason_codes
 from models.tags import check_tags, tag_values
 from models.training import model_logits
 from party_client.admission import Admission
 from party_client.node import Node
-from party_client.profile_store import Publication
+from party_client.profile_store import Publication, TagBatch
 from privacy.accounting import epsilon
 from privacy.mechanism import Mechanism
 
@@ -54,33 +54,40 @@ class FinishedRun:
 def publish(node: Node, run: FinishedRun) -> int:
     """Write the plan's tags for every consenting customer who can be scored; returns how many.
 
-    Stored tags of customers without consent are removed in the same transaction. The number stays
-    at the party: its receipt does not hold it.
+    The source's state of consent is taken over first: customers without consent lose their stored
+    tags, whatever becomes of this run. Each tag has its reasons (`models.reasons`). A tag that this
+    party's catalogue does not list is not written. The number stays at the party: its receipt does
+    not hold it.
     """
     plan = run.admission.plan
-    tags = check_tags(plan)
+    tags = [tag for tag in check_tags(plan) if node.store.catalogue[tag.name].state == "listed"]
+    node.store.set_consents(node.source.consent_rows())
     scored = node.source.scoring_examples(plan, node.party)
-    consented = node.source.consented_customers()
     scores = run.scores(scored.features)
+    reasons = reason_codes(plan, run.parameters, scored.features) if tags else []
     now = datetime.now(UTC)
-    as_of = plan.as_of(node.party) or now.date()
     publication = Publication(
         run_id=run.run_id,
+        kind="joint",
         plan_digest=run.admission.digest,
         model_digest=run.model_digest,
         parties=run.parties,
         epsilon=epsilon(run.charged, run.admission.terms.delta),
         delta=run.admission.terms.delta,
         published_at=now,
-        as_of=as_of,
+        as_of=plan.as_of(node.party) or now.date(),
         valid_until=now.date() + timedelta(days=plan.publication.valid_days),
     )
-
-    def rows() -> Iterator[tuple[str, str, str, float]]:
-        for tag in tags:
-            values = tag_values(tag, scores, plan.publication.thresholds)
-            for customer, value, score in zip(scored.customer_ids, values, scores, strict=True):
-                yield customer, tag.name, value, float(score)
-
-    node.store.publish(publication, rows(), consented=consented)
-    return len(tags) * len(scored.customer_ids)
+    batches = (
+        TagBatch(
+            tag.name,
+            scored.customer_ids,
+            tag_values(tag, scores, plan.publication.thresholds),
+            scores.tolist(),
+            reasons,
+        )
+        for tag in tags
+    )
+    done = node.store.publish(publication, batches)
+    node.store.name_model(run.run_id, run.model_digest)
+    return done.written

@@ -1,281 +1,145 @@
-"""What makes a row of an event log usable, and where the others go.
+"""What a check of data quality found: every rule with its counts, in two languages.
 
-Every rule looks at one row, or at equal rows of one customer, and at public constants; rules across
-customers (three sigma, percentiles) would let one customer's records change another's row. No row
-is dropped silently: it is counted under its first reason and written aside.
+Whatever is counted here is exact and local: it is for the party's own people, and no message has a
+field for it. `party_client.quality_check` makes a report.
 """
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Mapping
-from datetime import date, timedelta
+from dataclasses import dataclass
+from datetime import date, datetime
 from pathlib import Path
+from typing import Any, Literal
 
-from models.tasks import text_literal
-from party_client.readers import (
-    CSV_REJECTS,
-    FILE,
-    LINE_REJECTS,
-    MALFORMED,
-    Connection,
-    Relation,
-    data_errors,
-    identifier,
-)
-from party_client.source_settings import OPTIONAL_EVENT_COLUMNS, SourceSettings
-from privacy.errors import ConfigError, DataError
+from pydantic import TypeAdapter, ValidationError
 
-REASONS: tuple[str, ...] = (
-    "malformed_row",
-    "outside_file_dates",
-    "undecodable_text",
-    "missing_customer",
-    "missing_time",
-    "impossible_time",
-    "future_time",
-    "missing_amount",
-    "unparsable_amount",
-    "duplicate_row",
-)
-REJECTED_FILE = "rejected.csv"
-EARLIEST = date(1900, 1, 1)
-MAX_AMOUNT = 1e11  # in currency units; beyond it the row is no sale but a broken number
-_WHITESPACE = "' ' || chr(9) || chr(13) || chr(10)"
-TEXT_MARK = "chr(65533)"  # stands for each byte that fits no encoding
+from party_client.quality_rules import Severity, Unit
+from privacy.errors import ConfigError
+
+REPORT_FILE = "report.json"
+PAGE_FILE = "report.html"
+REVIEW_FILE = "review.csv"
+FORMAT = 1
+_AGAIN = "remove it and run fedtags-party check, which then has nothing to compare with"
+Verdict = Literal["pass", "set aside", "look", "not looked at"]
 
 
-def clean_text(column: str, kind: str) -> str:
-    """SQL for a column as trimmed text, NULL where empty; 13085.0 reads '13085'."""
-    if kind == "VARCHAR":
-        return f"nullif(trim({column}, {_WHITESPACE}), '')"
-    if kind in ("DOUBLE", "FLOAT") or kind.startswith("DECIMAL"):
-        return (
-            f"CASE WHEN abs({column}) < 1e15 AND {column} = floor({column}) "
-            f"THEN CAST(CAST({column} AS BIGINT) AS VARCHAR) ELSE CAST({column} AS VARCHAR) END"
-        )
-    return f"CAST({column} AS VARCHAR)"
+@dataclass(frozen=True)
+class QualityResult:
+    """What a rule found. `looked_at` (in `unit`) is None where it could not be looked at, and
+    `note` says why; both counts are exact. `tolerated`: the largest share that passes."""
+
+    rule: str
+    severity: Severity
+    dimension: str
+    unit: Unit
+    title: str
+    title_zh: str
+    looked_at: int | None
+    failing: int
+    tolerated: float
+    note: str
+    note_zh: str
+    advice: str
+    advice_zh: str
+
+    @property
+    def share(self) -> float | None:
+        """Of what was looked at, the share that fails; 0 where there was nothing to look at."""
+        if self.looked_at is None:
+            return None
+        return self.failing / self.looked_at if self.looked_at else 0.0
+
+    @property
+    def verdict(self) -> Verdict:
+        """pass; set aside (rejected rows, no more than tolerated); look (more than tolerated)."""
+        share = self.share
+        if share is None:
+            return "not looked at"
+        if share > self.tolerated:
+            return "look"
+        return "set aside" if self.severity == "reject" and self.failing else "pass"
 
 
-def clean_number(column: str, kind: str, decimal: str) -> str:
-    """SQL for a column as DOUBLE, NULL where it is no number; `decimal` matters for text only."""
-    if kind != "VARCHAR":
-        return f"TRY_CAST({column} AS DOUBLE)"
-    text = clean_text(column, kind)
-    if decimal == ",":
-        text = f"replace(replace({text}, '.', ''), ',', '.')"
-    return f"TRY_CAST({text} AS DOUBLE)"
+@dataclass(frozen=True)
+class Snapshot:
+    """What a later check compares with.
 
-
-def clean_time(column: str, kind: str, date_format: str) -> str:
-    """SQL for a column as TIMESTAMP, NULL where it is no possible date."""
-    if kind == "TIMESTAMP WITH TIME ZONE":
-        return f"({column} AT TIME ZONE 'UTC')"
-    if kind.startswith("TIMESTAMP") or kind == "DATE":
-        return f"TRY_CAST({column} AS TIMESTAMP)"
-    text = clean_text(column, kind)
-    if date_format:
-        return f"try_strptime({text}, {text_literal(date_format)})"
-    return f"TRY_CAST({text} AS TIMESTAMP)"
-
-
-def require_columns(
-    wanted: Mapping[str, str], relation: Relation, where: str = "source.columns"
-) -> None:
-    """Raise DataError naming the first own column that the files do not have."""
-    for canonical, own in wanted.items():
-        if own not in relation.types:
-            raise DataError(
-                f"column '{own}' (for {canonical}) is not in the source: correct {where} in "
-                f"party.toml; the source has {', '.join(sorted(relation.types)) or 'no columns'}"
-            )
-
-
-def clean_events(
-    connection: Connection, relation: Relation, settings: SourceSettings, today: date
-) -> tuple[int, dict[str, int]]:
-    """Fill table `events` with the usable rows and `rejects` with the others.
-
-    Returns the number of rows read and the number rejected under each of `REASONS` that occurred.
-    `today` (UTC) is the public constant by which a date lies in the future. Raises DataError for a
-    column that is not there and for a source without a row.
+    weeks: rows by the Monday of the week (event logs). shares: by column, each value's share of
+    rows, of an event log in its newest 28 days; what is rare or of few customers is together under
+    ''. known: by column, values that many customers have.
     """
-    mapping = settings.columns
-    require_columns(mapping, relation)
-    optional = [name for name in OPTIONAL_EVENT_COLUMNS if name in mapping]
-    with data_errors("the event log"):
-        connection.execute(f"CREATE TEMP TABLE staged AS {_staged_sql(relation, settings, today)}")
-        if settings.duplicates == "reject":
-            connection.execute(
-                "CREATE OR REPLACE TEMP TABLE staged AS SELECT * EXCLUDE (copy_number, reason), "
-                "CASE WHEN reason IS NULL AND copy_number > 1 THEN 'duplicate_row' ELSE reason END "
-                "AS reason FROM (SELECT *, row_number() OVER "
-                "(PARTITION BY customer, row_hash, reason) AS copy_number FROM staged)"
-            )
-        connection.execute(
-            "CREATE TABLE events AS SELECT customer, time, amount_cents, type, category, channel "
-            "FROM staged WHERE reason IS NULL"
-        )
-        connection.execute(
-            f"CREATE TABLE rejects AS SELECT reason, {_file_name(relation)} AS file, "
-            "coalesce(raw_customer, customer) AS customer, "
-            "coalesce(raw_time, CAST(time AS VARCHAR)) AS time, "
-            "coalesce(raw_amount, CAST(amount_cents / 100 AS VARCHAR)) AS amount, "
-            f"{''.join(f'raw_{name} AS {name}, ' for name in optional)}"
-            "CAST(NULL AS VARCHAR) AS line FROM staged WHERE reason IS NOT NULL"
-        )
-        (read,) = connection.execute("SELECT count(*) FROM staged").fetchone()
-        read += take_csv_rejects(connection)
-        connection.execute("DROP TABLE staged")
-        counted = dict(
-            connection.execute("SELECT reason, count(*) FROM rejects GROUP BY reason").fetchall()
-        )
-    if read == 0:
-        raise DataError("the event log is empty: check source.path and export it again")
-    return read, {reason: counted[reason] for reason in REASONS if reason in counted}
+
+    taken_at: datetime
+    columns: Mapping[str, str]
+    rows: int
+    last_day: date | None
+    weeks: Mapping[date, int]
+    shares: Mapping[str, Mapping[str, float]]
+    known: Mapping[str, tuple[str, ...]]
 
 
-def write_rejected(connection: Connection, folder: Path) -> Path:
-    """Write table `rejects` to `folder`/rejected.csv, readable by this user only."""
-    target = folder / REJECTED_FILE
-    partial = folder / f".{REJECTED_FILE}.partial"
+@dataclass(frozen=True)
+class QualityReport:
+    """One check of a source. `earlier`: what it was compared with; None at a first check.
+
+    plan: the name of the plan it was made for, if any. rejected: rows set aside, by reason.
+    """
+
+    format: int
+    checked_at: datetime
+    kind: Literal["events", "table"]
+    plan: str | None
+    rows_read: int
+    rejected: Mapping[str, int]
+    customers: int
+    first_day: date | None
+    last_day: date | None
+    results: tuple[QualityResult, ...]
+    now: Snapshot
+    earlier: Snapshot | None = None
+
+    @property
+    def usable_share(self) -> float:
+        """Of the rows read, the share that the cleaning left, in [0, 1]."""
+        return 1 - sum(self.rejected.values()) / self.rows_read if self.rows_read else 0.0
+
+    def result(self, rule: str) -> QualityResult | None:
+        """What a rule found; None if it is not for this kind of source."""
+        return next((one for one in self.results if one.rule == rule), None)
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain values; `from_json` reads them. Each result has its share and verdict, too."""
+        plain: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        for entry, result in zip(plain["results"], self.results, strict=True):
+            entry |= {"share": result.share, "verdict": result.verdict}
+        return plain | {"usable_share": self.usable_share}
+
+    @staticmethod
+    def from_json(plain: object) -> QualityReport:
+        """Raises ConfigError for anything that is no report of this version."""
+        try:
+            report = _ADAPTER.validate_python(plain)
+        except ValidationError as error:
+            raise ConfigError(f"the stored quality report is not one: {_AGAIN}") from error
+        if report.format != FORMAT:
+            raise ConfigError(f"the stored quality report is of another version: {_AGAIN}")
+        return report
+
+
+_ADAPTER = TypeAdapter(QualityReport)
+
+
+def load_report(path: Path) -> QualityReport | None:
+    """The report in the file `path`; None where there is none yet.
+
+    Raises ConfigError for a file that cannot be read or holds no report of this version.
+    """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
-        # Created closed before the first row goes in: a chmod afterwards would come too late.
-        partial.unlink(missing_ok=True)
-        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        with data_errors("the list of rejected rows"):
-            connection.execute(
-                f"COPY (SELECT * FROM rejects ORDER BY ALL) TO {text_literal(str(partial))} "
-                "(FORMAT csv, HEADER true, USE_TMP_FILE false)"
-            )
-        partial.chmod(0o600)
-        partial.replace(target)
-    except OSError as error:
-        raise ConfigError(
-            f"rejected rows cannot be written to {folder} ({error.strerror}): make the party's "
-            "folder writable"
-        ) from error
-    return target
-
-
-def take_csv_rejects(connection: Connection) -> int:
-    """Move the lines that are no whole row into `rejects`; returns how many."""
-    connection.execute(
-        "INSERT INTO rejects BY NAME "
-        f"SELECT 'malformed_row' AS reason, file, line FROM {LINE_REJECTS}"
-    )
-    if _reader_refused(connection):
-        # One line may be refused for several columns; the byte position tells lines apart.
-        connection.execute(
-            "INSERT INTO rejects BY NAME SELECT 'malformed_row' AS reason, "
-            "CAST(file_id AS VARCHAR) AS file, any_value(csv_line) AS line "
-            f"FROM {CSV_REJECTS} GROUP BY scan_id, file_id, line_byte_position"
-        )
-    return drop_csv_rejects(connection)
-
-
-def drop_csv_rejects(connection: Connection) -> int:
-    """Forget the lines that are no whole row; returns how many there were."""
-    (dropped,) = connection.execute(f"SELECT count(*) FROM {LINE_REJECTS}").fetchone()
-    connection.execute(f"DELETE FROM {LINE_REJECTS}")
-    if _reader_refused(connection):
-        (refused,) = connection.execute(
-            f"SELECT count(DISTINCT (scan_id, file_id, line_byte_position)) FROM {CSV_REJECTS}"
-        ).fetchone()
-        connection.execute(f"DELETE FROM {CSV_REJECTS}")
-        dropped += refused
-    return int(dropped)
-
-
-def _reader_refused(connection: Connection) -> bool:
-    """Whether DuckDB has made its table of refused lines, as it does at its first CSV file."""
-    known = connection.execute(
-        f"SELECT count(*) FROM duckdb_tables() WHERE table_name = '{CSV_REJECTS}'"
-    ).fetchone()
-    return bool(known != (0,))
-
-
-def _file_name(relation: Relation) -> str:
-    names = ", ".join(text_literal(Path(item.path).name) for item in relation.files)
-    return f"list_extract([{names}], {FILE} + 1)"
-
-
-def _staged_sql(relation: Relation, settings: SourceSettings, today: date) -> str:
-    mapping, types = settings.columns, relation.types
-    own = {name: identifier(column) for name, column in mapping.items()}
-    kind = {name: types[column] for name, column in mapping.items()}
-    text = {name: clean_text(own[name], kind[name]) for name in mapping}
-
-    def optional(name: str) -> str:
-        if name not in mapping:
-            return "CAST(NULL AS VARCHAR)"
-        return f"CASE WHEN contains({text[name]}, {TEXT_MARK}) THEN NULL ELSE {text[name]} END"
-
-    amount = clean_number(own["amount"], kind["amount"], settings.decimal)
-    missing_amount = f"{text['amount']} IS NULL"
-    if "quantity" in mapping:
-        amount += f" * {clean_number(own['quantity'], kind['quantity'], settings.decimal)}"
-        missing_amount += f" OR {text['quantity']} IS NULL"
-    returns = ", ".join(text_literal(value.strip().lower()) for value in settings.return_types)
-    kind_of_event = f"lower({text['type']})" if "type" in mapping else "CAST(NULL AS VARCHAR)"
-    if returns and "type" in mapping:
-        kind_of_event = (
-            f"CASE WHEN {kind_of_event} IN ({returns}) THEN 'return' ELSE {kind_of_event} END"
-        )
-    needed = [
-        name for name in ("customer", "time", "amount", "quantity", "type") if name in mapping
-    ]
-    undecodable = " OR ".join(
-        f"coalesce(contains({text[name]}, {TEXT_MARK}), false)" for name in needed
-    )
-    row = ", ".join(identifier(column) for column in types)
-    raw = ", ".join(f"{text[name]} AS raw_{name}" for name in mapping)
-    # Texts as read are kept for rejected rows only: for the others they would fill the disk.
-    kept = ", ".join(
-        f"CASE WHEN reason IS NOT NULL THEN raw_{name} END AS raw_{name}" for name in mapping
-    )
-    return f"""
-SELECT {FILE}, customer, time, CAST(cents AS BIGINT) AS amount_cents, type, category, channel,
-       row_hash, reason, {kept}
-FROM (
-    SELECT *, CASE
-        WHEN {MALFORMED} THEN 'malformed_row'
-        WHEN {_outside(relation)} THEN 'outside_file_dates'
-        WHEN undecodable THEN 'undecodable_text'
-        WHEN customer IS NULL THEN 'missing_customer'
-        WHEN raw_time IS NULL THEN 'missing_time'
-        WHEN time IS NULL OR time < TIMESTAMP '{EARLIEST.isoformat()}' THEN 'impossible_time'
-        WHEN time >= TIMESTAMP '{(today + timedelta(days=1)).isoformat()}' THEN 'future_time'
-        WHEN missing_amount THEN 'missing_amount'
-        WHEN cents IS NULL THEN 'unparsable_amount'
-        END AS reason
-    FROM (
-        SELECT *, CASE WHEN isfinite(value) AND abs(value) <= {MAX_AMOUNT}
-                       THEN round(value * 100) END AS cents
-        FROM (
-            SELECT {FILE}, {MALFORMED}, {raw},
-                   {text["customer"]} AS customer,
-                   {clean_time(own["time"], kind["time"], settings.date_format)} AS time,
-                   {amount} * {settings.currency_rate!r} AS value,
-                   {missing_amount} AS missing_amount,
-                   {undecodable} AS undecodable,
-                   {kind_of_event} AS type,
-                   {optional("category")} AS category,
-                   {optional("channel")} AS channel,
-                   hash({row}) AS row_hash
-            FROM ({relation.sql})
-        )
-    )
-)"""
-
-
-def _outside(relation: Relation) -> str:
-    tests = ["false"]
-    for number, item in enumerate(relation.files):
-        if item.since is not None:
-            tests.append(f"({FILE} = {number} AND time < TIMESTAMP '{item.since.isoformat()}')")
-        if item.before is not None:
-            tests.append(f"({FILE} = {number} AND time >= TIMESTAMP '{item.before.isoformat()}')")
-    return f"coalesce({' OR '.join(tests)}, false)"
+        return QualityReport.from_json(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"quality report {path} cannot be read: {_AGAIN}") from error

@@ -1,13 +1,13 @@
 """Reads a party's own files through DuckDB, out of core: CSV and Parquet, never a whole file.
 
-The one doorway to DuckDB. A reader learns nothing from the data: types are declared (every text
-column is text), so the same file is read the same way whatever rows stand in it.
+With `duckdb_source` the one doorway to DuckDB. A reader learns nothing from the data: types are
+declared (every text column is text), so the same file is read the same way whatever rows stand in
+it.
 """
 
 from __future__ import annotations
 
 import csv
-import glob
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import numpy as np
-from numpy.typing import NDArray
 
 from models.tasks import text_literal
+from party_client.source_files import PARQUET, FoundFile, find_files
 from party_client.source_settings import SourceFile, TextFormat
-from party_client.text_lines import LineFile, LineGrammar, line_file
+from party_client.text_lines import LineFile, LineGrammar, first_line, line_file
 from privacy.errors import ConfigError, DataError
 
 Connection = Any  # duckdb.DuckDBPyConnection: the package ships no usable annotations
@@ -31,14 +30,17 @@ LINE_REJECTS = "line_rejects"
 _KEEP_REJECTS = (
     f"ignore_errors=true, store_rejects=true, rejects_table='{CSV_REJECTS}', rejects_limit=0"
 )
-_NUMBERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UINTEGER", "FLOAT", "DOUBLE", "DECIMAL"}
+_SMALL = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
+_INTEGERS = _SMALL | {"UBIGINT", "HUGEINT"}
+_NUMBERS = _INTEGERS | {"FLOAT", "DOUBLE", "DECIMAL"}
 
 
 @dataclass(frozen=True)
 class Relation:
-    """A SELECT over the party's files and the declared DuckDB type of each of its own columns.
+    """A SELECT over the party's records and the declared DuckDB type of each of its own columns.
 
-    The SELECT yields these columns plus `FILE` (index into `files`) and `MALFORMED` (boolean).
+    The SELECT yields these columns plus `FILE` (index into `files`, which is empty for a database)
+    and `MALFORMED` (boolean).
     """
 
     sql: str
@@ -70,6 +72,7 @@ def connect(memory_limit: str, threads: int, spill: Path) -> Connection:
             "preserve_insertion_order": "false",
         },
     )
+    connection.execute("SET TimeZone = 'UTC'")
     connection.execute(f"CREATE TABLE {LINE_REJECTS} (file VARCHAR, line VARCHAR)")
     return connection
 
@@ -86,9 +89,19 @@ def data_errors(what: str) -> Iterator[None]:
         ) from None
     except duckdb.Error as error:
         raise DataError(
-            f"{what} cannot be read ({type(error).__name__}): check that the file is whole, is "
+            f"{what} cannot be read ({type(error).__name__}): check that a file is whole, is "
             "CSV or Parquet as its name says, and that delimiter, quote and encoding are right"
         ) from None
+
+
+def take_in(connection: Connection, statement: str, batch: Any) -> None:
+    """Run `statement`, which ends before its FROM, over an Arrow table or a reader of batches.
+
+    Temporary tables are out of its reach.
+    """
+    with connection.cursor() as own:
+        own.register("fedtags_batch", batch)
+        own.execute(f"{statement} FROM fedtags_batch")
 
 
 def identifier(name: str) -> str:
@@ -102,9 +115,12 @@ def read_files(
     text: TextFormat,
     home: Path,
     scratch: Path,
+    customer: str,
 ) -> Relation:
     """Open the files named in settings, relative to `home`; text is rewritten into `scratch`.
 
+    `customer` is the own column of the customer ids: no id is rounded where files differ in type.
+    A row with a value that does not fit the type of its column is marked `MALFORMED`.
     Lines of text that are no row by themselves go to table `LINE_REJECTS` now, those with too few
     or too many fields to `CSV_REJECTS` when the relation is read.
     Raises ConfigError for a path that names no file, DataError for a file that is empty or whose
@@ -113,71 +129,114 @@ def read_files(
     opened: list[tuple[str, Mapping[str, str]]] = []
     expanded: list[SourceFile] = []
     for wanted in files:
-        for path in _expand(wanted.path, home):
-            if path.suffix.lower() in (".parquet", ".pq"):
-                opened.append(_open_parquet(connection, path))
+        for found in find_files(wanted.path, home):
+            if found.path.suffix.lower() in PARQUET:
+                opened.append(_open_parquet(connection, found))
             else:
-                opened.append(_open_text(connection, path, text, scratch))
-            expanded.append(wanted.model_copy(update={"path": str(path)}))
-    types: dict[str, str] = {}
-    for _, own in opened:
-        for name, kind in own.items():
-            types[name] = _common_type(types.get(name, kind), kind)
+                opened.append(_open_text(connection, found.path, text, scratch))
+            expanded.append(wanted.model_copy(update={"path": str(found.path)}))
+    types = _common_types([own for _, own in opened], customer)
     selects = []
     for number, (sql, own) in enumerate(opened):
         columns = ", ".join(
-            f"CAST({identifier(name) if name in own else 'NULL'} AS {kind}) AS {identifier(name)}"
+            f"{_as_type(name, own.get(name), kind)} AS {identifier(name)}"
             for name, kind in types.items()
         )
         malformed = MALFORMED if MALFORMED in sql else "false"
+        for name, kind in own.items():
+            if kind not in (types[name], "VARCHAR"):
+                lost = f"{_as_type(name, kind, types[name])} IS NULL"
+                malformed += f" OR ({identifier(name)} IS NOT NULL AND {lost})"
         selects.append(
             f"SELECT {number} AS {FILE}, {malformed} AS {MALFORMED}, {columns} FROM ({sql})"
         )
     return Relation("\nUNION ALL\n".join(selects), types, tuple(expanded))
 
 
-def file_stamps(files: Sequence[SourceFile], home: Path) -> tuple[tuple[str, int, int], ...]:
-    """Path, size and time of change of every file that `files` name now.
+def database_relation(table: str, types: Mapping[str, str]) -> Relation:
+    """The relation of rows that were copied from a database into DuckDB's table `table`."""
+    columns = ", ".join(identifier(name) for name in types)
+    sql = f"SELECT 0 AS {FILE}, false AS {MALFORMED}, {columns} FROM {table}"
+    return Relation(sql, dict(types), ())
 
-    Raises ConfigError for a path that names no file.
-    """
-    stamps = []
+
+def describe_files(
+    connection: Connection,
+    files: Sequence[SourceFile],
+    text: TextFormat,
+    home: Path,
+    customer: str,
+) -> dict[str, str]:
+    """Own column -> DuckDB type, from the files' headers alone. Raises as `read_files` does."""
+    opened = []
     for wanted in files:
-        for path in _expand(wanted.path, home):
-            status = path.stat()
-            stamps.append((str(path), status.st_size, status.st_mtime_ns))
-    return tuple(stamps)
+        for found in find_files(wanted.path, home):
+            if found.path.suffix.lower() in PARQUET:
+                _, own = _open_parquet(connection, found)
+            else:
+                own = dict.fromkeys(_header(found.path, text), "VARCHAR")
+            opened.append(own)
+    return _common_types(opened, customer)
 
 
-def _common_type(first: str, second: str) -> str:
-    """The type that holds both: 13085 in one file and 13085.0 in another are one customer."""
-    if first == second:
-        return first
-    kinds = {first.split("(")[0], second.split("(")[0]}
-    if kinds <= _NUMBERS:
-        return "DOUBLE"
-    return "TIMESTAMP" if kinds <= {"DATE", "TIMESTAMP", "TIMESTAMP_NS"} else "VARCHAR"
-
-
-def _expand(pattern: str, home: Path) -> list[Path]:
-    full = str(home / pattern)
-    found = (
-        [Path(name) for name in sorted(glob.glob(full))] if glob.has_magic(full) else [Path(full)]
-    )
-    found = [path for path in found if path.is_file()]
-    if not found:
-        raise ConfigError(
-            f"source file {pattern} does not exist: check source.path in party.toml (it is "
-            "relative to the party's folder)"
+def number_text(column: str, kind: str) -> str:
+    """SQL for a column that is no text as text: 13085, 13085.0 and 13085.00 read '13085'."""
+    text = f"CAST({column} AS VARCHAR)"
+    if kind in ("DOUBLE", "FLOAT"):
+        return (
+            f"CASE WHEN abs({column}) < 1e15 AND {column} = floor({column}) "
+            f"THEN CAST(CAST({column} AS BIGINT) AS VARCHAR) ELSE {text} END"
         )
-    return found
+    if kind.startswith("DECIMAL") and not kind.endswith(",0)"):
+        return f"rtrim(rtrim({text}, '0'), '.')"
+    return text
 
 
-def _open_parquet(connection: Connection, path: Path) -> tuple[str, dict[str, str]]:
-    sql = f"SELECT * FROM read_parquet({text_literal(str(path))})"
-    with data_errors(f"source file {path.name}"):
+def _common_types(opened: Sequence[Mapping[str, str]], customer: str) -> dict[str, str]:
+    kinds: dict[str, list[str]] = {}
+    for own in opened:
+        for name, kind in own.items():
+            kinds.setdefault(name, []).append(kind)
+    return {name: _common_type(found, name == customer) for name, found in kinds.items()}
+
+
+def _common_type(kinds: Sequence[str], of_customers: bool) -> str:
+    """The type that holds them all; a customer's id is text rather than rounded."""
+    bare = {kind.split("(")[0] for kind in kinds}
+    if len(set(kinds)) == 1:
+        return kinds[0]
+    if bare <= _INTEGERS:
+        return "BIGINT" if bare <= _SMALL else "HUGEINT"
+    if bare <= _NUMBERS and not of_customers:
+        return "DOUBLE"
+    return "TIMESTAMP" if bare <= {"DATE", "TIMESTAMP", "TIMESTAMP_NS"} else "VARCHAR"
+
+
+def _as_type(name: str, own: str | None, kind: str) -> str:
+    """SQL for a column of type `own`, None where the file has none, as `kind`; NULL: no fit."""
+    if own is None:
+        return f"CAST(NULL AS {kind})"
+    if own == kind:
+        return identifier(name)
+    if kind == "VARCHAR":
+        return number_text(identifier(name), own)
+    return f"TRY_CAST({identifier(name)} AS {kind})"
+
+
+def _open_parquet(connection: Connection, found: FoundFile) -> tuple[str, dict[str, str]]:
+    sql = f"SELECT * FROM read_parquet({text_literal(str(found.path))}, hive_partitioning=false)"
+    with data_errors(f"source file {found.path.name}"):
         described = connection.execute(f"DESCRIBE {sql}").fetchall()
-    return sql, {row[0]: row[1] for row in described}
+    types = {row[0]: row[1] for row in described}
+    said = {name: value for name, value in found.partitions.items() if name not in types}
+    if said:
+        values = ", ".join(
+            f"CAST({'NULL' if value is None else text_literal(value)} AS VARCHAR) "
+            f"AS {identifier(name)}"
+            for name, value in said.items()
+        )
+        sql = f"SELECT *, {values} FROM ({sql})"
+    return sql, types | dict.fromkeys(said, "VARCHAR")
 
 
 def _open_text(
@@ -218,9 +277,23 @@ def _columns(path: Path, text: TextFormat, lines: LineFile) -> tuple[list[str], 
     if not text.has_header:
         assert text.fields is not None
         return [f"#{position}" for position in range(1, text.fields + 1)], 0
-    names = []
-    if not lines.header_lost:
-        names = _split_header(first.strip("\r\n"), text)
+    return _names(path, text, None if lines.header_lost else first), number + 1
+
+
+def _header(path: Path, text: TextFormat) -> list[str]:
+    """The column names of a text file, from its first line alone."""
+    if not text.has_header:
+        assert text.fields is not None
+        return [f"#{position}" for position in range(1, text.fields + 1)]
+    grammar = LineGrammar(text)
+    first = first_line(path, text)
+    if first is None:
+        raise DataError(f"source file {path.name} is empty: export it again")
+    return _names(path, text, first if grammar.accepts(first) else None)
+
+
+def _names(path: Path, text: TextFormat, header: str | None) -> list[str]:
+    names = [] if header is None else _split_header(header.strip("\r\n"), text)
     if not names:
         raise DataError(
             f"the header of source file {path.name} cannot be read: correct its quotes, or "
@@ -231,7 +304,7 @@ def _columns(path: Path, text: TextFormat, lines: LineFile) -> tuple[list[str], 
             f"source file {path.name} has an empty or repeated column name: correct its header, "
             "or set has_header = false and map columns by position"
         )
-    return names, number + 1
+    return names
 
 
 def _split_header(line: str, text: TextFormat) -> list[str]:
@@ -255,13 +328,3 @@ def _blank_separated_sql(path: Path, names: Sequence[str], skip: int) -> str:
         f"delim=chr(31), quote='', escape='', columns={{'line': 'VARCHAR'}}, {_KEEP_REJECTS}) "
         "WHERE trim(line, ' ' || chr(9) || chr(13)) <> '')"
     )
-
-
-def plain_column(values: Any) -> NDArray[Any]:
-    """A column as DuckDB gives it, without the mask: NaN for a missing number, None for a text."""
-    if not isinstance(values, np.ma.MaskedArray):
-        return np.asarray(values)
-    if values.dtype == object:
-        return np.asarray(values.filled(None))
-    numbers: Any = values.astype(np.float64)
-    return np.asarray(numbers.filled(np.nan))

@@ -36,6 +36,7 @@ from flwr.supercore.interceptors import (
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
+from party_client import logs
 from privacy.errors import ConfigError
 from privacy.hosting.bundle import bundle_hash
 
@@ -128,9 +129,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Carry Flower's messages to the party service.")
     parser.add_argument("--runtime-api-address", required=True)
     parser.add_argument("--secret-file", type=Path, required=True)
+    parser.add_argument("--log-format", choices=("text", "json"), default="text")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logs.set_up(arguments.log_format)
     try:
         serve(arguments.runtime_api_address, arguments.secret_file.read_bytes())
     except ConfigError as error:

@@ -17,8 +17,6 @@ from privacy.hosting.homes import fresh_home
 from privacy.identity import SigningKey, write_secret
 from privacy.ledger import Ledger
 
-_NO_REQUESTERS = re.compile(r"^requesters = \[\]$", re.MULTILINE)
-
 
 def initialise(home: Path, party: str, public_size: int) -> PartySettings:
     """Make a party's home. Raises ConfigError, changing nothing, if there is one already."""
@@ -35,7 +33,8 @@ def initialise(home: Path, party: str, public_size: int) -> PartySettings:
         settings.keys.mkdir(mode=0o700)
         SigningKey.generate().save(settings.identity_key)
         create_node_key(settings.node_key)
-        write_secret(settings.local_key, secrets.token_bytes(32))
+        for secret in (settings.local_key, settings.store_key, settings.access_key):
+            write_secret(secret, secrets.token_bytes(32))
         Ledger.create(
             settings.ledger,
             party=party,
@@ -52,11 +51,24 @@ def admit_requesters(settings: PartySettings, requesters: Sequence[NamedKey]) ->
     Returns False, leaving the file alone, if it names others: the operator decides then.
     """
     wanted = [requester.fingerprint for requester in requesters]
-    named = load_policy(settings.policy).requesters
+    return _admit(settings, "requesters", load_policy(settings.policy).requesters, wanted)
+
+
+def admit_coordinator(settings: PartySettings, fingerprint: str) -> bool:
+    """Name the invite's coordinator in a policy that names none yet; False as `admit_requesters`.
+
+    A policy from before there was this key allows the coordinator that join pinned: True.
+    """
+    named = load_policy(settings.policy).coordinators
+    return named is None or _admit(settings, "coordinators", named, [fingerprint])
+
+
+def _admit(settings: PartySettings, key: str, named: frozenset[str], wanted: Sequence[str]) -> bool:
     if not named and wanted:
         text = settings.policy.read_text(encoding="utf-8")
         listed = ", ".join(f'"{item}"' for item in wanted)
-        changed, count = _NO_REQUESTERS.subn(f"requesters = [{listed}]", text)
+        empty = re.compile(rf"^{key} = \[\]$", re.MULTILINE)
+        changed, count = empty.subn(f"{key} = [{listed}]", text)
         if count == 1:
             settings.policy.write_text(changed, encoding="utf-8")
             return True

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+import re
+import zoneinfo
 from datetime import date
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
+_DIRECTIVE = re.compile("%-?[A-Za-z%]")
+_UTC_WORD = re.compile("(Z|UTC|GMT)$")
+_OFFSET = re.compile(r"[+-][0-9]{2}(:?[0-9]{2})?$")
+
+SecretReference = Annotated[str, Field(pattern=r"^(file|env|keyring):.+$")]
+DATABASES = ("postgresql+psycopg", "mysql+pymysql", "mariadb+pymysql", "duckdb", "sqlite")
 REQUIRED_EVENT_COLUMNS = ("customer", "time", "amount")
 OPTIONAL_EVENT_COLUMNS = ("quantity", "type", "category", "channel")
+
+
+def names_zone(date_format: str) -> bool:
+    """Whether a strptime format reads a zone (%z or %Z): its times are then what they say."""
+    return re.search(r"(?<!%)(%%)*%-?[zZ]", date_format) is not None
+
+
+def _clear_format(date_format: str) -> str:
+    if _OFFSET.search(date_format):
+        raise ValueError("an offset from UTC is read with %z, never written into the format")
+    return date_format
+
+
+DateFormat = Annotated[str, AfterValidator(_clear_format)]
 
 
 class _Section(BaseModel):
@@ -70,12 +94,102 @@ class TextFormat(_Section):
         return self
 
 
-class ConsentSettings(TextFormat):
-    """Who consented. A customer whom the file does not name has not; any 'no' outweighs a 'yes'."""
+class DatabaseFormat(TextFormat):
+    """Records that lie in files (the keys of `TextFormat` say how) or in a database.
 
-    path: str
+    A database has `url` and a `table` or a `query`, any SELECT. A password never stands in the
+    settings: `password` says where it is (`party_client.credentials`).
+    """
+
+    url: str | None = None
+    password: SecretReference | None = None
+    table: Annotated[str, Field(min_length=1, max_length=300)] | None = None
+    query: Annotated[str, Field(min_length=1, max_length=100_000)] | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _known_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            url = make_url(value)
+        except ArgumentError:
+            # From None, and without the value: it may hold a password.
+            raise ValueError(
+                "not a database url; write one like postgresql+psycopg://user@host/name"
+            ) from None
+        if url.password is not None or any("pass" in key.lower() for key in url.query):
+            raise ValueError(
+                "a password never stands in the url: put it into a file, the environment or a "
+                'keyring, and say where with password = "file:keys/source.password", "env:NAME" '
+                'or "keyring:SERVICE/USER"'
+            )
+        if url.drivername not in DATABASES:
+            raise ValueError(f"begins with one of {', '.join(DATABASES)}")
+        if not url.database:
+            raise ValueError("names no database: add /NAME, or /FILE for duckdb and sqlite")
+        return value
+
+    @property
+    def from_database(self) -> bool:
+        """Whether the records are read by a table's name or by a query."""
+        return self.table is not None or self.query is not None
+
+    def _require_one_place(self, *, path: bool, url: bool) -> None:
+        """Raise ValueError unless the records lie in exactly one place."""
+        if [path, self.table is not None, self.query is not None].count(True) != 1:
+            raise ValueError("exactly one of path, table and query says where the records are")
+        if path:
+            if self.url is not None or self.password is not None:
+                raise ValueError("path: files have no url and no password")
+            return
+        if not url:
+            raise ValueError("table and query need the url of a database")
+        if self.password is not None and self.url is None:
+            raise ValueError("password: give it together with url")
+        texts = set(TextFormat.model_fields) | {"decimal"}
+        if extra := sorted(texts & self.model_fields_set):
+            raise ValueError(f"{', '.join(extra)}: for text files only; remove it for a database")
+
+
+class ConsentSettings(DatabaseFormat):
+    """Who consented, to which purpose, from when until when; see `party_client.consent`.
+
+    A customer who is not named has not. `url` may be left out: it is then the source's own.
+    """
+
+    path: str | None = None
     customer: str
-    granted: str
+    granted: str | None = None
+    purpose: str | None = None
+    granted_at: str | None = None
+    expires_at: str | None = None
+    withdrawn_at: str | None = None
+    date_format: DateFormat = ""
+    time_zone: str = "UTC"
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            zoneinfo.ZoneInfo(value)
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError("a zone of the IANA data base, such as Asia/Shanghai") from error
+        return value
+
+    @model_validator(mode="after")
+    def _decides(self) -> Self:
+        if self.granted is None and self.granted_at is None and self.withdrawn_at is None:
+            raise ValueError(
+                "granted, granted_at or withdrawn_at: at least one must be mapped to a column, "
+                "or nothing in the table says yes"
+            )
+        if self.time_zone != "UTC" and _UTC_WORD.search(_DIRECTIVE.sub("", self.date_format)):
+            raise ValueError(
+                "time_zone: date_format ends with a word for UTC; leave time_zone out, or read "
+                "the zone with %Z"
+            )
+        return self
 
 
 class SourceFile(_Section):
@@ -89,17 +203,19 @@ class SourceFile(_Section):
     before: date | None = None
 
 
-class SourceSettings(TextFormat):
+class SourceSettings(DatabaseFormat):
     """A party's event log or feature table, and the mapping of its own column names.
 
     Every value is the operator's own and public to this party; no default is learned from data.
     """
 
     kind: Literal["events", "table"] = "events"
-    path: str | tuple[str | SourceFile, ...]
+    path: str | tuple[str | SourceFile, ...] | None = None
+    customer_ids: Literal["opaque", "phone", "email"] = "opaque"
+    region: str | None = None
     currency_rate: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     decimal: Literal[".", ","] = "."
-    date_format: str = ""
+    date_format: DateFormat = ""
     duplicates: Literal["reject", "keep"] = "reject"
     return_types: tuple[str, ...] = ("return", "refund")
     columns: dict[str, str]
@@ -109,14 +225,30 @@ class SourceSettings(TextFormat):
 
     @property
     def files(self) -> tuple[SourceFile, ...]:
-        """The files to read, in order."""
-        listed = (self.path,) if isinstance(self.path, str) else self.path
+        """The files to read, in order; none where a database is read."""
+        listed = (self.path,) if isinstance(self.path, str) else self.path or ()
         return tuple(SourceFile(path=item) if isinstance(item, str) else item for item in listed)
+
+    @field_validator("region")
+    @classmethod
+    def _known_region(cls, value: str | None) -> str | None:
+        from phonenumbers import SUPPORTED_REGIONS  # slow to import, and seldom needed
+
+        if value is not None and value not in SUPPORTED_REGIONS:
+            raise ValueError("two capital letters of a country, such as CN")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if not self.files or not all(item.path for item in self.files):
+        self._require_one_place(path=self.path is not None, url=self.url is not None)
+        if self.path is not None and not (self.files and all(item.path for item in self.files)):
             raise ValueError("path: at least one file is needed")
+        if self.consent is not None:
+            self.consent._require_one_place(
+                path=self.consent.path is not None, url=bool(self.consent.url or self.url)
+            )
+        if self.region is not None and self.customer_ids != "phone":
+            raise ValueError('region: for customer_ids = "phone" only')
         if self.delimiter == self.decimal:
             raise ValueError("delimiter and decimal must differ")
         required = REQUIRED_EVENT_COLUMNS if self.kind == "events" else ("customer",)

@@ -6,128 +6,106 @@ operator and no message has a field for it.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import secrets
 import shutil
-import tempfile
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Self, TypeVar
 
 from models.catalogue import catalogue_columns, columns_of, feature_sql
-from models.features import FeatureColumn, outside_ranges, scale
+from models.features import FeatureColumn
 from models.plan import Plan
 from models.tasks import label_sql, require_labels_known
-from party_client.consent import load_consent
-from party_client.quality import (
-    clean_events,
-    clean_text,
-    drop_csv_rejects,
-    take_csv_rejects,
-    write_rejected,
+from party_client.consent import ConsentRow, consenting_sql, read_consents
+from party_client.examples import LABEL, Examples, collect_rows, count_rows
+from party_client.loading import (
+    Loaded,
+    drop_rows,
+    load_consents,
+    load_opted_out,
+    load_rows,
+    own_types,
+    set_aside,
 )
-from party_client.readers import (
-    Relation,
-    connect,
-    data_errors,
-    file_stamps,
-    identifier,
-    plain_column,
-    read_files,
-)
-from party_client.source_settings import (
-    OPTIONAL_EVENT_COLUMNS,
-    SourceFile,
-    SourceSettings,
-)
-from party_client.tables import LABEL, TABLE_REASONS, require_one_row_each, table_sql
-from privacy.errors import ConfigError, DataError
+from party_client.readers import Connection, connect, data_errors
+from party_client.source_files import file_stamps
+from party_client.source_report import SourceReport, SourceView
+from party_client.source_settings import OPTIONAL_EVENT_COLUMNS, SourceFile, SourceSettings
+from party_client.tables import CUSTOMER, table_sql
+from privacy.errors import DataError
 
+__all__ = ["Examples", "Source", "SourceReport", "SourceView", "open_source"]
+
+T = TypeVar("T")
+FRESH_SECONDS = 600  # how long rows that were read from a database serve further questions
+PART_ROWS = 5_000_000
 _LOOK_BACK_DAYS = 180  # who counts as a customer where no plan says so: a plan's own default
 
 
 @dataclass(frozen=True)
-class Examples:
-    """Rows for training or scoring, one per eligible and consented customer. Never leaves a party.
+class _Kept:
+    """What was loaded, the stamp of its files, and when (monotonic seconds)."""
 
-    customer_ids: sorted, length n. features: float32 (n, input width), each in [0, 1]. labels:
-    float32 (n,) of 0 and 1, or None for scoring. rejected: rows of the source set aside, by
-    reason. customers, consented: distinct customers in the source, and those who consented.
-    clamped: values outside their column's public range, by column, where there are any.
-    """
-
-    customer_ids: list[str]
-    features: NDArray[np.float32]
-    labels: NDArray[np.float32] | None
-    rejected: Mapping[str, int]
-    customers: int
-    consented: int
-    clamped: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class SourceReport:
-    """What `check` shows the operator. `consent_asserted`: no consent file, so everyone counts.
-
-    clamped: values outside their column's public range, by column, among `eligible` rows; both
-    None where no range is known (a feature table without a plan).
-    """
-
-    rows_read: int
-    rejected: Mapping[str, int]
-    rejected_file: Path | None
-    columns_found: Mapping[str, str]
-    columns_missing: tuple[str, ...]
-    customers: int
-    consented: int
-    consent_asserted: bool
-    first_day: date | None
-    last_day: date | None
-    eligible: int | None
-    clamped: Mapping[str, int] | None
-
-
-@dataclass(frozen=True)
-class _Loaded:
     stamp: object
-    relation: Relation
-    rows_read: int
-    rejected: Mapping[str, int]
-    rejected_file: Path | None
-    customers: int
-    consented: int
+    read_at: float
+    loaded: Loaded
 
 
-def open_source(settings: SourceSettings, home: Path, *, today: date | None = None) -> Source:
-    """Open a party's source; files are read at the first question asked.
+def open_source(
+    settings: SourceSettings,
+    home: Path,
+    *,
+    today: date | None = None,
+    opted_out: Callable[[], Iterable[str]] = tuple,
+    now: Callable[[], datetime] | None = None,
+) -> Source:
+    """Open a party's source; it is read at the first question asked.
 
     `home` is the party's folder: paths are relative to it, rejected rows go to home/rejected.
-    `today` (default: the UTC day) decides what a future date is. Use it as a context manager, or
-    call `close`.
+    `today` (default: the UTC day) decides what a future date is. `opted_out` gives the ids, as the
+    node knows them, of customers who opted out; `now` (default: the clock) the moment at which
+    consent must stand; both are asked at every question. Use it as a context manager, or call
+    `close`.
     """
-    return Source(settings, home, today)
+    return Source(settings, home, today, opted_out, now or (lambda: datetime.now(UTC)))
 
 
 class Source:
     """An open event log or feature table. Invariant: every row it gives belongs to a customer who
-    consented, and depends on that customer's records and public constants only.
+    consents and has not opted out, and depends on that customer's records and public constants
+    only.
+
+    Files are read again when they or the day have changed. A database cannot say whether it has
+    changed: `check` reads it anew, other questions use rows that are at most `FRESH_SECONDS` old.
+    Consents from a database are read anew at every question that depends on them.
     """
 
-    def __init__(self, settings: SourceSettings, home: Path, today: date | None) -> None:
+    def __init__(
+        self,
+        settings: SourceSettings,
+        home: Path,
+        today: date | None,
+        opted_out: Callable[[], Iterable[str]],
+        now: Callable[[], datetime],
+    ) -> None:
         self._settings = settings
         self._home = home
         self._fixed_today = today
+        self._opted_out = opted_out
+        self._now = now
         # A name of its own: DuckDB gives the files in it fixed names, and `check` may run beside
         # the service.
         self._spill = home / f".spill-{secrets.token_hex(8)}"
         self._db: Any = connect(settings.memory_limit, settings.threads, self._spill)
-        self._state: _Loaded | None = None
+        self._kept: _Kept | None = None
+        self._consent_stamp: object = None
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -153,48 +131,48 @@ class Source:
         catalogue. Raises DataError, ConfigError or PlanError for what makes a source unusable.
         """
         with self._lock:
-            report = self._report(self._load())
+            if self._settings.from_database:
+                self._kept = None
+            loaded = self._load()
+            admitted = self._admit(None if plan is None else plan.purpose)
+            report = self._report(loaded, admitted)
             if plan is not None:
                 require_labels_known(plan, party, self._today)
                 rows = self._examples(plan, party, labelled=True)
                 eligible, clamped = len(rows.customer_ids), rows.clamped
                 report = replace(report, rejected=rows.rejected)
             elif report.last_day is not None:
-                usable = f"(SELECT * FROM events WHERE {self._consented()})"
                 day = report.last_day + timedelta(days=1)
-                with data_errors("the event log"):
-                    raw = self._db.execute(feature_sql(day, _LOOK_BACK_DAYS, usable)).fetchnumpy()
-                plain = {name: plain_column(values) for name, values in raw.items()}
-                eligible = len(plain["customer"])
-                clamped = outside_ranges(catalogue_columns(), plain)
+                queries = [
+                    feature_sql(day, _LOOK_BACK_DAYS, _usable(part))
+                    for part in _parts(admitted, loaded.rows_read)
+                ]
+                eligible, outside = count_rows(self._db, queries, catalogue_columns())
+                clamped = outside
             else:
                 return report
             return replace(report, eligible=eligible, clamped=clamped)
 
-    def _report(self, state: _Loaded) -> SourceReport:
-        columns = self._settings.columns
+    def _report(self, loaded: Loaded, admitted: str) -> SourceReport:
+        columns, types = self._settings.columns, loaded.relation.types
         first: date | None = None
         last: date | None = None
         if self._settings.kind == "events":
-            optional = [name for name in OPTIONAL_EVENT_COLUMNS if name not in columns]
-            missing = tuple(optional)
+            missing = tuple(name for name in OPTIONAL_EVENT_COLUMNS if name not in columns)
             with data_errors("the event log"):
                 first, last = self._db.execute(
                     "SELECT CAST(min(time) AS DATE), CAST(max(time) AS DATE) FROM events"
                 ).fetchone()
         else:
-            types = state.relation.types
             missing = tuple(name for name, own in columns.items() if own not in types)
         return SourceReport(
-            rows_read=state.rows_read,
-            rejected=state.rejected,
-            rejected_file=state.rejected_file,
-            columns_found={
-                name: own for name, own in columns.items() if own in state.relation.types
-            },
+            rows_read=loaded.rows_read,
+            rejected=loaded.rejected,
+            rejected_file=loaded.rejected_file,
+            columns_found={name: own for name, own in columns.items() if own in types},
             columns_missing=missing,
-            customers=state.customers,
-            consented=state.consented,
+            customers=loaded.customers,
+            consented=self._count(admitted),
             consent_asserted=self._settings.consent is None,
             first_day=first,
             last_day=last,
@@ -225,17 +203,56 @@ class Source:
         with self._lock:
             return self._examples(plan, party, labelled=False)
 
-    def consented_customers(self) -> frozenset[str] | None:
-        """Everyone whose consent stands in the consent file now; None where the source has none.
+    def inspect(self, look: Callable[[Connection, SourceView], T], purpose: str | None = None) -> T:
+        """What `look` finds in the loaded source, asked while nobody else uses it.
 
-        A customer outside it keeps no tag.
+        With `purpose`: only rows of customers who consent to it and have not opted out. `look` may
+        make temporary tables and must ask this source nothing.
         """
+        with self._lock:
+            loaded = self._load()
+            table, customer = "events", "customer"
+            if self._settings.kind == "table":
+                table, customer = "feature_table", CUSTOMER
+            if purpose is not None:
+                table = f"(SELECT * FROM {table} WHERE {self._admit(purpose, customer)})"
+            events = self._settings.kind == "events"
+            view = SourceView(
+                settings=self._settings,
+                today=self._today,
+                rows_read=loaded.rows_read,
+                rejected=loaded.rejected,
+                events=table if events else None,
+                feature_table=None if events else table,
+                rejects="rejects",
+                types=loaded.relation.types,
+                files=tuple(item.path for item in loaded.relation.files),
+            )
+            return look(self._db, view)
+
+    def schema_digest(self) -> str:
+        """SHA-256, in hexadecimal, of kind, own columns with their types, mapping and kind of ids.
+
+        Reads headers, not rows: it is the same for other rows of the same form.
+        """
+        with self._lock:
+            types = own_types(self._db, self._settings, self._home, self._spill)
+        shape = {
+            "kind": self._settings.kind,
+            "types": dict(types),
+            "columns": self._settings.columns,
+            "customer_ids": [self._settings.customer_ids, self._settings.region],
+        }
+        return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()
+
+    def consent_rows(self) -> Iterator[ConsentRow] | None:
+        """Every consent as it is read now, at most one for each customer and purpose; None where
+        the operator asserts consent. Whether one stands is for the reader to tell."""
         if self._settings.consent is None:
             return None
         with self._lock:
-            self._load()
-            rows = self._db.execute("SELECT customer FROM consented").fetchall()
-        return frozenset(str(customer) for (customer,) in rows)
+            self._load_consents()
+            return read_consents(self._db)
 
     @property
     def _today(self) -> date:
@@ -254,141 +271,114 @@ class Source:
                 f"this plan derives '{plan.task.kind}' from events, and source.kind here is "
                 "'table': point source at an event log or choose a plan of kind 'label'"
             )
-        state = self._load()
-        rejected: Mapping[str, int] = state.rejected
+        loaded = self._load()
+        admitted = self._admit(plan.purpose)
+        rejected = loaded.rejected
         if events:
-            sql = self._event_sql(plan, party, labelled)
+            queries = [
+                _event_sql(plan, party, labelled, part)
+                for part in _parts(admitted, loaded.rows_read)
+            ]
         else:
-            assert plan.task.label is not None or not labelled
-            label = plan.task.label if labelled else None
-            inner = table_sql(state.relation, self._settings, columns, label)
-            rejected = self._set_aside(inner, columns)
-            sql = (
-                f"SELECT * EXCLUDE (reason) FROM ({inner}) WHERE reason IS NULL "
-                f"AND {self._consented()} ORDER BY customer"
-            )
-        with data_errors("the source"):
-            raw = self._db.execute(sql).fetchnumpy()
-        if len(raw["customer"]) == 0:
-            raise DataError(
-                "no customer is eligible: nobody who consented has a usable row for this plan "
-                "(see home/rejected and source.consent; check the plan's dates)"
-            )
-        plain = {name: plain_column(values) for name, values in raw.items()}
-        labels = plain[LABEL].astype(np.float32) if labelled else None
+            inner = self._table_sql(plan, loaded, columns, labelled)
+            names = [column.name for column in columns]
+            rejected = set_aside(self._db, inner, names, self._home)
+            queries = [
+                f"SELECT * EXCLUDE (reason) FROM ({inner}) WHERE reason IS NULL AND {admitted} "
+                "ORDER BY customer"
+            ]
+        rows = collect_rows(self._db, queries, columns, labelled=labelled)
         return Examples(
-            customer_ids=[str(customer) for customer in plain["customer"]],
-            features=scale(columns, plain),
-            labels=labels,
+            customer_ids=rows.customer_ids,
+            features=rows.features,
+            labels=rows.labels,
             rejected=rejected,
-            customers=state.customers,
-            consented=state.consented,
-            clamped=outside_ranges(columns, plain),
+            customers=loaded.customers,
+            consented=self._count(admitted),
+            clamped=rows.clamped,
         )
 
-    def _event_sql(self, plan: Plan, party: str, labelled: bool) -> str:
-        scored = None if labelled else plan.as_of(party)
-        day = scored or plan.task.cutoff_of(party)
-        usable = f"(SELECT * FROM events WHERE {self._consented()})"
-        features = feature_sql(day, plan.task.eligible_days, usable)
-        if not labelled:
-            return f"SELECT * FROM ({features}) ORDER BY customer"
-        labels = label_sql(plan.task, day, usable)
-        return (
-            f"SELECT f.*, l.label AS {LABEL} FROM ({features}) f JOIN ({labels}) l "
-            "USING (customer) ORDER BY customer"
-        )
+    def _table_sql(
+        self, plan: Plan, loaded: Loaded, columns: tuple[FeatureColumn, ...], labelled: bool
+    ) -> str:
+        assert plan.task.label is not None or not labelled
+        label = plan.task.label if labelled else None
+        return table_sql(loaded.relation, self._settings, columns, label)
 
-    def _consented(self) -> str:
-        if self._settings.consent is None:
-            return "true"
-        return "customer IN (SELECT customer FROM consented)"
+    def _admit(self, purpose: str | None, customer: str = "customer") -> str:
+        """SQL that holds for a customer who consents to `purpose` now and has not opted out.
 
-    def _load(self) -> _Loaded:
-        """What the files hold now: read once, and again when a file or the day has changed."""
-        settings = self._settings
-        consent = (SourceFile(path=settings.consent.path),) if settings.consent else ()
-        stamp = (file_stamps((*settings.files, *consent), self._home), self._today)
-        if self._state is None or self._state.stamp != stamp:
-            self._state = None
-            for table in ("events", "feature_table", "rejects", "consented"):
-                self._db.execute(f"DROP TABLE IF EXISTS {table}")
-            drop_csv_rejects(self._db)  # of a reading that failed
-            try:
-                # Text that must be rewritten goes to this folder; it is gone after loading.
-                with tempfile.TemporaryDirectory(prefix=".source-", dir=self._home) as scratch:
-                    self._state = self._read(Path(scratch), stamp)
-            except OSError as error:
-                raise ConfigError(
-                    f"the source cannot be read into {self._home} ({error.strerror}): check the "
-                    "permissions of the party's folder and of the source, and the free space"
-                ) from error
-        return self._state
+        Without a purpose: who consents to any.
+        """
+        tests = [f"{customer} IS NOT NULL"]
+        if self._settings.consent is not None:
+            self._load_consents()
+            with data_errors("the consent table"):
+                self._db.execute(
+                    "CREATE OR REPLACE TABLE consenting AS " + consenting_sql(purpose, self._now())
+                )
+            tests.append(f"{customer} IN (SELECT customer FROM consenting)")
+        load_opted_out(self._db, self._opted_out(), self._settings)
+        tests.append(f"{customer} NOT IN (SELECT customer FROM opted_out)")
+        return " AND ".join(tests)
 
-    def _read(self, scratch: Path, stamp: object) -> _Loaded:
-        settings = self._settings
-        self._load_consent(scratch)
-        relation = read_files(self._db, settings.files, settings, self._home, scratch)
-        if settings.kind == "events":
-            return self._load_events(relation, stamp)
-        return self._load_table(relation, stamp)
-
-    def _load_events(self, relation: Relation, stamp: object) -> _Loaded:
-        read, rejected = clean_events(self._db, relation, self._settings, self._today)
-        file = write_rejected(self._db, self._home / "rejected") if rejected else None
-        with data_errors("the event log"):
-            customers, consented = self._db.execute(
-                "SELECT count(DISTINCT customer), count(DISTINCT customer) "
-                f"FILTER ({self._consented()}) FROM events"
+    def _count(self, admitted: str) -> int:
+        with data_errors("the source"):
+            (number,) = self._db.execute(
+                f"SELECT count(*) FROM customers WHERE {admitted}"
             ).fetchone()
-        if customers == 0:
-            raise DataError(
-                "no row of the event log is usable: see home/rejected for the reasons, then "
-                "correct source.columns, source.date_format or source.decimal"
-            )
-        return _Loaded(stamp, relation, read, rejected, file, customers, consented)
+        return int(number)
 
-    def _load_table(self, relation: Relation, stamp: object) -> _Loaded:
-        with data_errors("the feature table"):
-            self._db.execute(f"CREATE TABLE feature_table AS {relation.sql}")
-            self._db.execute(
-                "CREATE TABLE rejects "
-                "(reason VARCHAR, file VARCHAR, customer VARCHAR, line VARCHAR)"
-            )
-            refused = take_csv_rejects(self._db)
-            (rows,) = self._db.execute("SELECT count(*) FROM feature_table").fetchone()
-        stored = replace(relation, sql="SELECT * FROM feature_table")
-        customers = require_one_row_each(self._db, stored, self._settings)
-        own = self._settings.columns["customer"]
-        customer = clean_text(identifier(own), relation.types[own])
-        with data_errors("the feature table"):
-            (consented,) = self._db.execute(
-                f"SELECT count(*) FROM (SELECT {customer} AS customer FROM feature_table) "
-                f"WHERE customer IS NOT NULL AND {self._consented()}"
-            ).fetchone()
-        rejected = {"malformed_row": refused} if refused else {}
-        file = write_rejected(self._db, self._home / "rejected") if refused else None
-        return _Loaded(stamp, stored, rows + refused, rejected, file, customers, consented)
-
-    def _set_aside(self, inner: str, columns: tuple[FeatureColumn, ...]) -> dict[str, int]:
-        names = ", ".join(f"CAST({identifier(column.name)} AS VARCHAR)" for column in columns)
-        with data_errors("the feature table"):
-            self._db.execute("DELETE FROM rejects WHERE line IS NULL OR customer IS NOT NULL")
-            self._db.execute(
-                "INSERT INTO rejects BY NAME SELECT reason, coalesce(customer, '') AS customer, "
-                f"concat_ws(' | ', {names}) AS line FROM ({inner}) WHERE reason IS NOT NULL"
-            )
-            counted = dict(
-                self._db.execute("SELECT reason, count(*) FROM rejects GROUP BY reason").fetchall()
-            )
-        if counted:
-            write_rejected(self._db, self._home / "rejected")
-        return {reason: counted[reason] for reason in TABLE_REASONS if reason in counted}
-
-    def _load_consent(self, scratch: Path) -> None:
+    def _load_consents(self) -> None:
         consent = self._settings.consent
-        if consent is None:
-            return
-        file = SourceFile(path=consent.path)
-        relation = read_files(self._db, (file,), consent, self._home, scratch)
-        load_consent(self._db, relation, consent)
+        assert consent is not None
+        stamp: object = None
+        if consent.path is not None:
+            stamp = file_stamps((SourceFile(path=consent.path),), self._home)
+        if stamp is None or stamp != self._consent_stamp:
+            self._consent_stamp = None
+            load_consents(self._db, self._settings, self._home, self._spill)
+            self._consent_stamp = stamp
+
+    def _load(self) -> Loaded:
+        """What the source holds now, as the class says."""
+        stamp = (file_stamps(self._settings.files, self._home), self._today)
+        kept, moment = self._kept, time.monotonic()
+        stale = self._settings.from_database and (
+            kept is not None and moment - kept.read_at > FRESH_SECONDS
+        )
+        if kept is None or stale or kept.stamp != stamp:
+            self._kept = None
+            drop_rows(self._db)
+            loaded = load_rows(self._db, self._settings, self._home, self._spill, self._today)
+            self._kept = kept = _Kept(stamp, moment, loaded)
+        return kept.loaded
+
+
+def _parts(admitted: str, rows: int) -> list[str]:
+    """`admitted` for one part of the customers after the other, of some PART_ROWS events each.
+
+    DuckDB cannot spill what it counts distinctly. A customer's row depends on that customer's
+    events alone, so it is the same in whatever part.
+    """
+    parts = -(-max(rows, 1) // PART_ROWS)
+    if parts == 1:
+        return [admitted]
+    return [f"{admitted} AND hash(customer) % {parts} = {part}" for part in range(parts)]
+
+
+def _usable(admitted: str) -> str:
+    return f"(SELECT * FROM events WHERE {admitted})"
+
+
+def _event_sql(plan: Plan, party: str, labelled: bool, admitted: str) -> str:
+    scored = None if labelled else plan.as_of(party)
+    day = scored or plan.task.cutoff_of(party)
+    features = feature_sql(day, plan.task.eligible_days, _usable(admitted))
+    if not labelled:
+        return f"SELECT * FROM ({features}) ORDER BY customer"
+    labels = label_sql(plan.task, day, _usable(admitted))
+    return (
+        f"SELECT f.*, l.label AS {LABEL} FROM ({features}) f JOIN ({labels}) l "
+        "USING (customer) ORDER BY customer"
+    )

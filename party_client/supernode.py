@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from party_client.logs import LogFormat
 from privacy.errors import ConfigError
 from privacy.hosting.processes import accepts_connections
 from privacy.hosting.supervision import Child, program
@@ -21,7 +22,8 @@ from privacy.identity import write_secret
 
 @dataclass(frozen=True)
 class SuperNodeFiles:
-    """What a party's SuperNode is started with. `superlink` is host:port."""
+    """What a party's SuperNode is started with. `home` gets its logs and pids; `superlink` is
+    host:port."""
 
     home: Path
     party: str
@@ -31,11 +33,14 @@ class SuperNodeFiles:
     socket: Path
 
 
-def supernode_children(files: SuperNodeFiles) -> tuple[Child, Child]:
+def supernode_children(
+    files: SuperNodeFiles, log_format: LogFormat = "text"
+) -> tuple[Child, Child]:
     """The SuperNode and the relay, sharing a fresh secret and a free loopback port.
 
     They are ready when the relay can reach the SuperNode; the SuperNode goes on trying to reach
-    the SuperLink by itself. Raises ConfigError if the home's path cannot be handed to Flower.
+    the SuperLink by itself. `log_format` is the relay's; the SuperNode's lines are Flower's own.
+    Raises ConfigError if the home's path cannot be handed to Flower.
     """
     if '"' in str(files.socket) or "'" in str(files.socket) or "\\" in str(files.socket):
         raise ConfigError(
@@ -54,7 +59,7 @@ def supernode_children(files: SuperNodeFiles) -> tuple[Child, Child]:
     environment = {"FLWR_HOME": str(files.home / "flower")}
     address = f"127.0.0.1:{port}"
     relay = [sys.executable, "-m", "party_client.relay", "--runtime-api-address", address]
-    relay += ["--secret-file", str(secret)]
+    relay += ["--secret-file", str(secret), "--log-format", log_format]
     return (
         Child(
             "supernode",

@@ -86,6 +86,16 @@ def line_file(path: Path, text: TextFormat, grammar: LineGrammar, scratch: Path)
     return LineFile(Path(good.name), quoted, Path(left_out.name) if bad else None, header_lost)
 
 
+def first_line(path: Path, text: TextFormat) -> str | None:
+    """The first line that is not blank, without its end; None where there is none."""
+    encodings = ("utf-8",) if _is_wide(text.encodings[0]) else text.encodings
+    for raw in _lines(path, text.encodings[0]):
+        line = _decode(raw, encodings)
+        if line.strip():
+            return line
+    return None
+
+
 def _quoted_if_good(path: Path, grammar: LineGrammar) -> bool | None:
     """None if the file must be rewritten, else whether the quote character occurs in it."""
     quoted, ends = False, set()

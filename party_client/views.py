@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from party_client.federation import PinnedFederation
 
 if TYPE_CHECKING:
-    from party_client.sources import SourceReport
     from party_client.status import Status
 
 
@@ -24,49 +23,6 @@ def federation_table(pinned: PinnedFederation) -> Table:
     for name, member in sorted(pinned.members.items()):
         table.add_row("member", name, member.fingerprint, "yes" if member.confirmed else "no")
     return table
-
-
-def source_table(report: SourceReport) -> Table:
-    """What `check` found."""
-    table = Table(box=None, show_header=False)
-    table.add_row("rows read", f"{report.rows_read:,}")
-    for reason, count in sorted(report.rejected.items()):
-        table.add_row(f"  rejected: {reason}", f"{count:,}")
-    if report.rejected_file is not None:
-        table.add_row("  rejected rows lie in", str(report.rejected_file))
-    table.add_row("columns", ", ".join(f"{k} = {v}" for k, v in report.columns_found.items()))
-    if report.columns_missing:
-        table.add_row("columns not mapped", ", ".join(report.columns_missing))
-    if report.first_day is not None and report.last_day is not None:
-        table.add_row("days", f"{report.first_day} to {report.last_day}")
-    table.add_row("customers", f"{report.customers:,}")
-    consent = "you assert that all have" if report.consent_asserted else "by the consent file"
-    table.add_row("consented", f"{report.consented:,} ({consent})")
-    if report.clamped is None or report.eligible is None:
-        table.add_row("clamped values", "give --plan: a feature table's ranges are the plan's")
-    else:
-        table.add_row("eligible", f"{report.eligible:,}")
-        clamped = (f"{name} {count:,}" for name, count in report.clamped.items())
-        table.add_row("clamped values", ", ".join(clamped) or "none")
-    return table
-
-
-def source_json(report: SourceReport) -> dict[str, Any]:
-    """The same for scripts."""
-    return {
-        "rows_read": report.rows_read,
-        "rejected": dict(report.rejected),
-        "rejected_file": str(report.rejected_file) if report.rejected_file else None,
-        "columns_found": dict(report.columns_found),
-        "columns_missing": list(report.columns_missing),
-        "customers": report.customers,
-        "consented": report.consented,
-        "consent_asserted": report.consent_asserted,
-        "first_day": report.first_day.isoformat() if report.first_day else None,
-        "last_day": report.last_day.isoformat() if report.last_day else None,
-        "eligible": report.eligible,
-        "clamped": None if report.clamped is None else dict(report.clamped),
-    }
 
 
 def status_table(status: Status) -> Table:

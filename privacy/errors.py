@@ -20,7 +20,13 @@ FedtagsError (1)
 │   ├── RunActiveError (16)     another run is active in this federation
 │   └── RunStopped (24)         an operator stopped the run
 ├── NotRunningError (25)        the service that was asked is not running
-└── StoreError (26)             the profile store or the run store cannot do what was asked
+├── StoreError (26)             the profile store or the run store cannot do what was asked
+├── DecidedMeanwhile (33)       somebody else decided about this plan since it was looked at
+└── AccessError                 somebody may not have what they asked a service for
+    ├── NotSignedIn (29)        no valid API token, session or password came with the request
+    ├── AccessDenied (30)       the role of a person or token does not allow it
+    ├── NotFound (31)           what was asked for does not exist
+    └── RateLimited (32)        too many attempts; wait
 
 The number is the exit code of every fedtags command that ends with that error; 0 is success, 2 a
 wrong command line, 130 an interrupt (Ctrl-C). Codes are stable: none is ever given a new meaning.
@@ -160,3 +166,37 @@ class AuditFailed(PrivacyError):
     """An audit refuted a claimed epsilon."""
 
     exit_code = 27
+
+
+class DecidedMeanwhile(FedtagsError):
+    """Somebody else decided about this plan since it was looked at; nothing was changed."""
+
+    exit_code = 33
+
+
+class AccessError(FedtagsError):
+    """Somebody may not have what they asked a service for."""
+
+
+class NotSignedIn(AccessError):
+    """No valid API token, session or password came with the request."""
+
+    exit_code = 29
+
+
+class AccessDenied(AccessError):
+    """The role of a person or token does not allow it."""
+
+    exit_code = 30
+
+
+class NotFound(AccessError):
+    """What was asked for does not exist."""
+
+    exit_code = 31
+
+
+class RateLimited(AccessError):
+    """Too many attempts; wait."""
+
+    exit_code = 32

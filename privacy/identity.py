@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +92,14 @@ def read_secret(path: Path) -> bytes:
     if len(secret) != SECRET_BYTES:
         raise ConfigError(f"{path} does not hold {SECRET_BYTES} bytes; restore it from backup")
     return secret
+
+
+def obtain_secret(path: Path) -> bytes:
+    """The 32 secret bytes in `path`, made now if there is no file: of a home that is older than
+    this secret. The caller makes sure that nothing was sealed under a lost one."""
+    if not path.exists():
+        write_secret(path, secrets.token_bytes(SECRET_BYTES))
+    return read_secret(path)
 
 
 def verify(public: bytes, signature: bytes, data: bytes) -> None:

@@ -20,8 +20,10 @@ from typing import Any, Literal
 
 from privacy import accounting
 from privacy.budget import Cap, Limit
-from privacy.errors import BudgetExceeded, LedgerError
+from privacy.errors import BudgetExceeded, DecidedMeanwhile, LedgerError
 from privacy.hash_chain import Appender, Clock, Entry, HashChain, Head, utc_now
+from privacy.identity import SigningKey
+from privacy.ledger_decisions import DecisionTerms, PlanDecision, check_signatures, signed_body
 from privacy.ledger_replay import FORMAT, apply, checked_validity, replay, salvage
 from privacy.ledger_state import (
     EVALUATION_ROUND,
@@ -111,8 +113,11 @@ class Ledger:
         mechanisms: Sequence[Mechanism],
         valid_for: timedelta,
         limits: Sequence[Limit] = (),
+        permit: Callable[[LedgerState], None] | None = None,
     ) -> None:
         """Set the whole spend of `run` aside, until it lies still for longer than `valid_for`.
+
+        `permit` is asked first, under the lock, and raises what forbids the run.
 
         Raises BudgetExceeded, before anything is written, naming the budget that all that is
         charged and this would pass: the lifetime filter, or one of `limits`. LedgerError if the
@@ -124,6 +129,8 @@ class Ledger:
         with self._appending() as (file, state):
             if run in state.runs:
                 raise LedgerError(f"run {run} is in the ledger already; a run id is used once")
+            if permit is not None:
+                permit(state)
             _check_room(room_for(state, mechanisms, purpose, plan, limits))
             file.append(
                 "reserve",
@@ -184,6 +191,29 @@ class Ledger:
     def close(self, run: str, outcome: Outcome) -> None:
         """Record how the run ended. Its intents stay spent; what it never started is free again."""
         self._step("close", {"run": run, "outcome": outcome})
+
+    def decide(
+        self, key: SigningKey, terms: DecisionTerms, *, seen: PlanDecision | None
+    ) -> PlanDecision:
+        """Record what a person decided about a plan, signed by `key`, the party's identity.
+
+        `seen`: the newest decision about this plan that the person knew. Raises DecidedMeanwhile,
+        writing nothing, if there is another by now; LedgerError for terms outside their bounds.
+        """
+        with self._appending() as (file, state):
+            newest = state.decision_on(terms.plan_digest)
+            if newest != seen:
+                raise DecidedMeanwhile(
+                    "somebody else has decided about this plan in the meantime; nothing was "
+                    "changed: look at it again, then decide"
+                )
+            body = signed_body(
+                key, terms, party=state.party, moment=file.moment, previous=state.newest
+            )
+            kind = "approve" if terms.approved else "refuse"
+            apply(state, kind, body, file.moment)
+            file.append(kind, body)
+            return state.decisions[-1]
 
     def charge_gap(self, known: LedgerPosition) -> None:
         """Charge what `known`, a place in this ledger's lost part, had charged and this file lacks.
@@ -276,13 +306,17 @@ class Ledger:
         """The newest entry's number and hash. Kept elsewhere, it makes a cut visible."""
         return self._file.read().head
 
-    def verify(self, known: Head | None = None) -> Head:
+    def verify(self, known: Head | None = None, public: bytes | None = None) -> Head:
         """Check every byte and every step; LedgerError names the line. Returns the head.
+
+        With the party's `public` key, the signature of every decision about a plan, too.
 
         Whole lines cut from the end show only against a head `known` from elsewhere.
         """
         head = self._file.verify(known)
-        self.state()
+        decisions = self.state().decisions
+        if public is not None:
+            check_signatures(public, decisions)
         return head
 
     def _step(self, kind: str, body: Mapping[str, Any]) -> None:
@@ -295,7 +329,8 @@ class Ledger:
         with self._file.appending() as file:
             state = replay(file.chain)
             if file.chain.torn:
-                file.seal_torn(salvage(file.chain.torn))
+                state.newest = file.seal_torn(salvage(file.chain.torn)).hash
+                state.position += 1
             # A clock that is behind the newest entry fails at the append; until then, the entry
             # decides what has expired.
             state.now = max(state.now, file.moment)

@@ -8,6 +8,8 @@
     commit    the round's bytes leave the party: under which attempt, and who can open them
     close     the run ended: what it reserved and never started is free again
     refund    a reservation given back untouched
+    approve   a person admits so many runs of a plan, until a day (`privacy.ledger_decisions`)
+    refuse    a person refuses a plan, or takes an approval back
     gap       what peers' heads show that this file had charged and lost
     torn      seals a line that a crash interrupted (`privacy.hash_chain`)
 
@@ -30,9 +32,13 @@ from privacy import accounting
 from privacy.budget import Cap
 from privacy.errors import BudgetExceeded, LedgerError, PrivacyError
 from privacy.hash_chain import TORN, Chain, Entry
+from privacy.ledger_decisions import KINDS as DECISIONS
+from privacy.ledger_decisions import read_decision
 from privacy.ledger_state import Gap, Intent, LedgerState, Provenance, RunState
 from privacy.mechanism import Mechanism, SampledGaussian, Unrecorded, mechanism_from_data
 
+# Kinds were added within format 3 (approve, refuse): older files read as ever, and an older version
+# of fedtags refuses a file with such an entry by the name of its kind.
 FORMAT = 3
 MAX_VALID_FOR = timedelta(days=366)
 _BODY_START = b'{"body":'  # keys are sorted, so a line begins with its body
@@ -65,6 +71,7 @@ def replay(chain: Chain) -> LedgerState:
                 f"ledger line {entry.line}: its fields are not those of kind {entry.kind}"
             ) from error
         state.positions.add((state.position, entry.hash))
+        state.newest = entry.hash
     assert state is not None
     if chain.torn:
         _apply_torn(state, salvage(chain.torn))
@@ -82,9 +89,20 @@ def apply(state: LedgerState, kind: str, body: Mapping[str, Any], time: datetime
     elif kind == "reserve":
         if body["run"] in state.runs:
             raise LedgerError(f"run {body['run']} is reserved twice")
-        state.runs[body["run"]] = _reserved(body, time)
+        state.runs[body["run"]] = _reserved(body, time, state.position)
     elif kind == "gap":
         _apply_gap(state, body)
+    elif kind in DECISIONS:
+        state.decisions.append(
+            read_decision(
+                kind,
+                body,
+                party=state.party,
+                moment=time,
+                previous=state.newest,
+                position=state.position,
+            )
+        )
     elif kind in ("extend", "intent", "commit", "refund", "close"):
         run = state.runs.get(body["run"])
         if run is None or run.state != "reserved":
@@ -102,7 +120,7 @@ def _cap(body: Mapping[str, Any]) -> Cap:
     return Cap(float(body["cap_epsilon"]), float(body["cap_delta"]), body["order"])
 
 
-def _reserved(body: Mapping[str, Any], time: datetime) -> RunState:
+def _reserved(body: Mapping[str, Any], time: datetime, position: int) -> RunState:
     mechanisms = tuple(mechanism_from_data(one) for one in body["mechanisms"])
     return RunState(
         purpose=body["purpose"],
@@ -113,6 +131,7 @@ def _reserved(body: Mapping[str, Any], time: datetime) -> RunState:
         valid_for=checked_validity(timedelta(seconds=body["valid_seconds"])),
         reserved_at=time,
         newest=time,
+        position=position,
     )
 
 
@@ -194,7 +213,7 @@ def _apply_torn(state: LedgerState, body: Mapping[str, Any]) -> None:
         if body["run"] in state.runs and state.runs[body["run"]].state == "reserved":
             _extend(state.runs[body["run"]], body)
     elif "mechanisms" in body:
-        name, run = body["run"], _reserved(body, state.now)
+        name, run = body["run"], _reserved(body, state.now, state.position)
         while name in state.runs:
             name += " (interrupted)"
         run.state, run.doubtful = "interrupted", True
@@ -212,7 +231,7 @@ def salvage(fragment: bytes) -> dict[str, Any]:
         for one in kept["mechanisms"]:
             mechanism_from_data(one)
         if "plan" in kept:
-            _reserved(kept, datetime.now(UTC))
+            _reserved(kept, datetime.now(UTC), 0)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, PrivacyError):
         return {}
     texts = set(kept) - {"mechanisms", "valid_seconds"}

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from privacy import accounting
 from privacy.budget import Cap, Limit
+from privacy.ledger_decisions import PlanDecision
 from privacy.mechanism import Mechanism, Unrecorded
 
 # Round numbers of what a run releases besides its training rounds, which count from 1.
@@ -75,7 +76,7 @@ class RunState:
     """One run. `newest`: the time of its newest entry. `left`: what no intent has named yet, a
     step of a sampled mechanism as one. `attempts`: by round, the last attempt whose bytes may have
     left. `two_party`: such bytes went into a sum of two parties. `doubtful`: charged wholly,
-    because of a torn line."""
+    because of a torn line. `position`: its reservation's place in the ledger."""
 
     purpose: str
     plan: str
@@ -90,6 +91,7 @@ class RunState:
     two_party: bool = False
     state: Literal["reserved", "refunded", "finished", "failed", "interrupted"] = "reserved"
     doubtful: bool = False
+    position: int = 0
 
     @property
     def touched(self) -> bool:
@@ -136,7 +138,9 @@ class LedgerPosition:
 
 @dataclass
 class LedgerState:
-    """All that the entries say, as of `now`: the newest entry's time, or later when read later."""
+    """All that the entries say, as of `now`: the newest entry's time, or later when read later.
+
+    `newest`: the newest entry's hash. `decisions`: of people about plans, oldest first."""
 
     party: str
     cap: Cap
@@ -145,6 +149,8 @@ class LedgerState:
     gaps: list[Gap] = field(default_factory=list)
     position: int = 0
     positions: set[tuple[int, str]] = field(default_factory=set)
+    newest: str = ""
+    decisions: list[PlanDecision] = field(default_factory=list)
 
     @property
     def cap_epsilon(self) -> float:
@@ -173,6 +179,21 @@ class LedgerState:
             if limit.covers(run.purpose, run.plan) and limit.same_window(run.reserved_at, moment):
                 found += run.charged(self.now)
         return found + [gap.spend for gap in self.gaps if limit.same_window(gap.time, moment)]
+
+    def decision_on(self, plan_digest: str) -> PlanDecision | None:
+        """The newest decision of a person about this plan, if there is one."""
+        about = (one for one in reversed(self.decisions) if one.plan_digest == plan_digest)
+        return next(about, None)
+
+    def runs_after(self, decision: PlanDecision) -> int:
+        """How many runs of its plan were reserved after `decision`; one given back untouched
+        counts for nothing."""
+        return sum(
+            run.plan_digest == decision.plan_digest
+            and run.position > decision.position
+            and run.state != "refunded"
+            for run in self.runs.values()
+        )
 
     def recorded_until(self, moment: datetime) -> list[Mechanism]:
         """What the entries up to `moment` charge for good, whatever happens to open runs."""

@@ -232,6 +232,21 @@ def bench_encryption(format_: FormatOption = Format.JSON) -> None:
     _tell(result, format_)
 
 
+@bench.command("party")
+def bench_party(
+    scale: Annotated[
+        float, typer.Option(min=0.0001, max=10, help="Of a million customers; 1 for the goals.")
+    ] = 1.0,
+    format_: FormatOption = Format.JSON,
+) -> None:
+    """A million customers: features, tags into SQLite and PostgreSQL, look-ups. Minutes."""
+    from simulations.benchmarks.party import bench_party as run
+
+    with _progress() as progress:
+        result = run(progress, scale)
+    _tell(result, format_)
+
+
 def _tell(result: dict[str, Any], format_: Format) -> None:
     from simulations.benchmarks.figures import as_text
 

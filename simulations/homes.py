@@ -14,7 +14,7 @@ import tomli_w
 
 from party_client.federation import Member, PinnedCoordinator, PinnedFederation, save_federation
 from party_client.settings import load_settings
-from party_client.setup import admit_requesters, initialise
+from party_client.setup import admit_coordinator, admit_requesters, initialise
 from party_client.source_settings import SourceSettings
 from privacy.hosting.enrolment import NamedKey
 from privacy.identity import SigningKey, fingerprint
@@ -41,6 +41,8 @@ def configure_source(home: Path, source: SourceSettings) -> None:
     values = source.model_dump(mode="python", exclude_defaults=True)
     values["kind"] = source.kind
     part = tomli_w.dumps({"source": _without_none(values)})
+    # Several homes on one machine cannot share the console's port.
+    after = after.replace("enabled = true", "enabled = false")
     path.write_text(f"{before}\n{part}{_STORE}{after}", encoding="utf-8")
     load_settings(home)
 
@@ -83,4 +85,5 @@ def offline_federation(
     for home in homes.values():
         save_federation(home, pinned)
         admit_requesters(load_settings(home), [named])
+        admit_coordinator(load_settings(home), pinned.coordinator.fingerprint)
     return Federation(homes, coordinator, requester, members)

@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import chromium, mariadb_url, postgresql_url
+
+__all__ = ["chromium", "mariadb_url", "postgresql_url", "public_data"]
+
 ROOT = Path(__file__).resolve().parents[1]
+# Minutes each: two workers begin with them, so that neither waits for the other at the end.
+LONGEST = ("test_demo.py", "test_tutorial.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; all others keep their order."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def find_public_data() -> Path | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
@@ -19,7 +20,9 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from privacy.errors import ConfigError, StoreError
 
-BUSY_TIMEOUT_MS = 15_000
+BUSY_SECONDS = 15
+# Another one's lock: SQLite (by its primary code), MariaDB and MySQL, PostgreSQL.
+_BUSY = {5, 6, 1205, 1213, "55P03", "40P01"}
 
 
 def resolve_url(url: str, home: Path) -> str:
@@ -38,18 +41,27 @@ def resolve_url(url: str, home: Path) -> str:
     return f"sqlite:///{(home / parsed.database).resolve()}"
 
 
-def open_engine(url: str) -> Engine:
-    """An engine for `url`. Read with `reading(engine)`, write with `engine.begin()`."""
+def open_engine(url: str, busy_seconds: int | None = None) -> Engine:
+    """An engine for `url`. Read with `reading(engine)`, write with `engine.begin()`.
+
+    `busy_seconds`: how long a write waits for another one; by default 15 on SQLite, and on a server
+    what the server is set to. PostgreSQL always waits as long as it is set to.
+    """
     try:
         # Errors must not show a statement's values, customers' ids among them.
-        engine = create_engine(url, hide_parameters=True)
+        # A server may have been restarted since a connection was used; a file cannot.
+        server = make_url(url).get_backend_name() != "sqlite"
+        engine = create_engine(url, hide_parameters=True, pool_pre_ping=server)
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise ConfigError(
             "database url: no driver for it is installed; check its scheme"
         ) from error
     if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _prepare_sqlite)
+        seconds = BUSY_SECONDS if busy_seconds is None else busy_seconds
+        event.listen(engine, "connect", partial(_prepare_sqlite, seconds))
         event.listen(engine, "begin", _begin_immediate)
+    elif engine.dialect.name in ("mysql", "mariadb") and busy_seconds is not None:
+        event.listen(engine, "connect", partial(_prepare_mariadb, busy_seconds))
     return engine
 
 
@@ -64,6 +76,11 @@ def store_errors() -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
+        if _is_busy(getattr(error, "orig", None)):
+            raise StoreError(
+                "the database is busy with another change and nothing of this one was written; "
+                "repeat it when that change has ended"
+            ) from error
         raise StoreError(
             f"the database cannot be read or written ({type(error).__name__}); check its url in "
             "the settings, its folder's permissions and free disk space"
@@ -75,10 +92,30 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def _prepare_sqlite(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+def _is_busy(cause: BaseException | None) -> bool:
+    """Whether a driver's error says that another transaction held a lock for too long."""
+    if cause is None:
+        return False
+    code = getattr(cause, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF in _BUSY
+    return bool({getattr(cause, "sqlstate", None), *cause.args[:1]} & _BUSY)
+
+
+def _prepare_mariadb(
+    seconds: int, connection: DBAPIConnection, _record: ConnectionPoolEntry
+) -> None:
+    cursor = connection.cursor()
+    cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {seconds}")
+    cursor.close()
+
+
+def _prepare_sqlite(
+    seconds: int, connection: DBAPIConnection, _record: ConnectionPoolEntry
+) -> None:
     connection.isolation_level = None  # transactions are SQLAlchemy's
     cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    cursor.execute(f"PRAGMA busy_timeout = {seconds * 1000}")
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA foreign_keys = ON")

@@ -18,15 +18,22 @@ PROBLEM_TYPE = "application/problem+json"
 
 _STATUS: Mapping[type[FedtagsError], int] = {
     errors.SignatureError: 401,
+    errors.NotSignedIn: 401,
+    errors.AccessDenied: 403,
+    errors.NotFound: 404,
+    errors.RateLimited: 429,
     errors.PolicyRefusal: 403,
     errors.BudgetExceeded: 409,
+    errors.DecidedMeanwhile: 409,
     errors.RunActiveError: 409,
     errors.RunError: 409,
     errors.ConfigError: 422,
+    errors.DataError: 422,
     errors.PlanError: 422,
     errors.ProtocolError: 400,
     errors.NotRunningError: 503,
     errors.StoreError: 503,
+    errors.LedgerError: 503,
 }
 
 _BY_NAME: Mapping[str, type[FedtagsError]] = {

@@ -27,27 +27,29 @@ def install(app: FastAPI) -> None:
     app.add_middleware(CatchAll)
 
 
-def _response(error: FedtagsError, status: int | None = None) -> JSONResponse:
+def problem_response(error: FedtagsError, status: int | None = None) -> JSONResponse:
+    """The answer that says `error`."""
     status, body = problem_of(error, status)
-    return JSONResponse(body, status_code=status, media_type=PROBLEM_TYPE)
+    headers = {"www-authenticate": "Bearer"} if status == 401 else None
+    return JSONResponse(body, status_code=status, media_type=PROBLEM_TYPE, headers=headers)
 
 
 async def _on_fedtags_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, FedtagsError)
-    return _response(error)
+    return problem_response(error)
 
 
 async def _on_invalid_request(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     fields = sorted({".".join(str(part) for part in item["loc"]) for item in error.errors()})
-    return _response(
+    return problem_response(
         ProtocolError(f"the request is not valid in: {', '.join(fields)}; correct it"), 422
     )
 
 
 async def _on_http_exception(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return _response(ProtocolError(str(error.detail)), error.status_code)
+    return problem_response(ProtocolError(str(error.detail)), error.status_code)
 
 
 class LimitBody:
@@ -71,7 +73,7 @@ class LimitBody:
             size += len(chunk)
             if size > MAX_BODY_BYTES:
                 refusal = ProtocolError(f"a request body is at most {MAX_BODY_BYTES} bytes")
-                await _response(refusal, 413)(scope, receive, send)
+                await problem_response(refusal, 413)(scope, receive, send)
                 return
             chunks.append(chunk)
             more = message.get("more_body", False)
@@ -113,4 +115,4 @@ class CatchAll:
             if started or scope["type"] != "http":
                 raise
             failure = FedtagsError("the service failed; its log says why")
-            await _response(failure)(scope, receive, send)
+            await problem_response(failure)(scope, receive, send)

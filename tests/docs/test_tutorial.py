@@ -67,7 +67,7 @@ def matches(expected: str, line: str) -> bool:
     return re.fullmatch(pattern, line) is not None
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_the_tutorial_does_what_it_says(environment: dict[str, str]) -> None:
     steps = blocks()
     assert len(steps) > 10
@@ -81,7 +81,7 @@ def test_the_tutorial_does_what_it_says(environment: dict[str, str]) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=220,
+        timeout=560,
     )
     assert done.returncode == 0, (done.stdout[-1500:], done.stderr[-1500:])
     printed = done.stdout.split(END_OF_BLOCK)[: len(steps)]

@@ -11,6 +11,7 @@ import pytest
 
 from coordinator.channel import Channel
 from coordinator.rounds import RunOutcome, RunRequest, run
+from party_client.profile_store import ProfileStore
 from party_client.service import PartyService
 from privacy.identity import SigningKey, sign_plan
 from privacy.randomness import Entropy, system_entropy
@@ -50,6 +51,13 @@ def changed(plan: bytes, old: str, new: str) -> bytes:
     text = plan.decode()
     assert text.count(old) == 1
     return text.replace(old, new).encode()
+
+
+def tags_in(store: ProfileStore) -> int:
+    """How many customers have the plan's tag; none before consent was ever taken over."""
+    if not store.consent_known():
+        return 0
+    return len(list(store.export("churn_risk", purpose="marketing")))
 
 
 @dataclass

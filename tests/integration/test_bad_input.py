@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from party_client.enrolment import join
-from party_client.profile_store import ProfileStore, Publication
+from party_client.profile_store import Publication, TagBatch, open_profile_store
 from party_client.settings import PartySettings
 from party_client.source_settings import SourceSettings
 from simulations.homes import configure_source
@@ -62,7 +62,9 @@ def failed(result: subprocess.CompletedProcess[str], exit_code: int, words: str)
 
 
 def files(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All but the egress log: what is about to be sent is in it, whether or not it gets out."""
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != "egress.jsonl")
+    return {path: path.read_bytes() for path in found}
 
 
 def processes_naming(folder: Path) -> list[str]:
@@ -119,15 +121,20 @@ def test_an_unusable_source_is_named_and_what_to_check(
     }
 
 
+PURPOSE = ("--purpose", "marketing")
+
+
 def test_tags_of_an_unknown_customer_are_no_error_and_the_id_is_not_repeated(
     bank: PartySettings,
 ) -> None:
-    before_any_run = run("fedtags-party", bank.home, "tags", "show", "KD-4711")
+    before_any_run = run("fedtags-party", bank.home, "tags", "show", "KD-4711", *PURPOSE)
     failed(before_any_run, 26, "no run has published tags here yet")
-    store = ProfileStore(bank.profile_store_url)
+    store = open_profile_store(bank)
+    store.set_consents(None)
     store.publish(
         Publication(
             run_id="run-1",
+            kind="joint",
             plan_digest="a" * 64,
             model_digest="b" * 64,
             parties=("bank", "shop"),
@@ -137,12 +144,12 @@ def test_tags_of_an_unknown_customer_are_no_error_and_the_id_is_not_repeated(
             as_of=date(2024, 6, 30),
             valid_until=date.today() + timedelta(days=9),
         ),
-        [("KD-4712", "churn_risk", "high", 0.9)],
+        [TagBatch("churn_risk", ["KD-4712"], ["high"], [0.9])],
     )
     store.close()
-    shown = run("fedtags-party", bank.home, "tags", "show", "KD-4711")
+    shown = run("fedtags-party", bank.home, "tags", "show", "KD-4711", *PURPOSE)
     assert (shown.returncode, shown.stderr) == (0, "")
-    assert shown.stdout == "no tag is stored for this customer\n"
+    assert shown.stdout == "no tag of this customer may be read for this purpose now\n"
 
 
 # Commands out of place ---------------------------------------------------------------------------

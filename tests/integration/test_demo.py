@@ -102,7 +102,7 @@ def test_demo_trains_both_plans_and_publishes(tmp_path: Path) -> None:
             shown = subprocess.run(
                 [
                     str(PROGRAMS / "fedtags-party"), "--home", str(folder / party),
-                    "tags", "export", "--tag", tag, "--format", "json",
+                    "tags", "export", "--tag", tag, "--purpose", "marketing", "--format", "json",
                 ],
                 capture_output=True, text=True, check=True,
             )  # fmt: skip

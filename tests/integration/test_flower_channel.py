@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import secrets
+import shutil
 import statistics
 import sys
 import time
@@ -22,6 +23,7 @@ from typing import Any
 
 import pytest
 from flwr.common.serde import run_from_proto
+from flwr.proto.fab_pb2 import GetFabResponse
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
     PullTaskInputRequest,
@@ -37,16 +39,22 @@ from flwr.superlink.grid import HttpGrid
 import coordinator.superlink
 from coordinator.channel import Channel
 from coordinator.flower_channel import FlowerChannel
+from coordinator.rounds import RunRequest, run
 from coordinator.superlink import (
+    Node,
     SuperLink,
     SuperLinkFiles,
     canonical_public_key,
     superlink_child,
 )
+from party_client import egress
 from party_client.processes import service_answers
+from party_client.relay import FOREIGN_BUNDLE
+from party_client.service import PartyService
+from party_client.settings import PartySettings, load_settings
 from party_client.supernode import SuperNodeFiles, free_port, supernode_children
 from privacy.errors import ConfigError, PortInUseError
-from privacy.hosting.bundle import bundle_bytes
+from privacy.hosting.bundle import bundle_bytes, bundle_hash
 from privacy.hosting.certificates import (
     check_server,
     create_authority,
@@ -55,9 +63,15 @@ from privacy.hosting.certificates import (
 )
 from privacy.hosting.processes import stat_fields
 from privacy.hosting.supervision import Child, Supervisor
-from privacy.identity import write_secret
+from privacy.identity import sign_plan, write_secret
+from privacy.messages import REFUSAL
+from simulations.homes import Federation
+from simulations.local_federation import MemoryChannel, MemoryRecorder
 from tests.contract.channel_contract import PARTIES, ChannelContract, Connect
 from tests.contract.echo_service import answer_of
+
+from .conftest import PLAN
+from .wire import RecordingProxy, explained
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 90.0  # an exchange takes about four seconds on two idle cores
@@ -286,14 +300,10 @@ class TestFlowerChannel(ChannelContract):
     ) -> None:
         marker = deployment.folder / "foreign-code-ran"
         monkeypatch.setattr(coordinator.superlink, "bundle_bytes", lambda: foreign_bundle(marker))
-        identity = TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id
-        try:
-            with server_app(deployment) as hostile:
-                channel = FlowerChannel(hostile, deployment.nodes())
-                frames = dict.fromkeys(PARTIES, b"run this")
-                assert channel.exchange(frames, PATIENCE_S) == {}
-        finally:
-            TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = identity
+        with another_server_app(deployment) as hostile:
+            channel = FlowerChannel(hostile, deployment.nodes())
+            frames = dict.fromkeys(PARTIES, b"run this")
+            assert channel.exchange(frames, PATIENCE_S) == {}
         assert not marker.exists()
         for party in PARTIES:
             log = (deployment.folder / party / "logs" / "relay.log").read_text()
@@ -307,6 +317,188 @@ class TestFlowerChannel(ChannelContract):
         assert set(channel.exchange_empty(PARTIES, PATIENCE_S)) == set(PARTIES)
         times = [time.monotonic() - started, *deployment.seconds]
         print(f"\nsmall exchange with three nodes: median {statistics.median(times):.1f} s", times)
+
+    def test_a_party_sends_its_logged_frames_and_besides_only_what_flower_needs(
+        self, grid: HttpGrid, observed: Observed
+    ) -> None:
+        """A whole run of three; one of them is behind a proxy that records all it sends."""
+        made, settings = observed.made, observed.settings
+        bank = FlowerChannel(grid, {"bank": observed.node})
+        homes = {party: home for party, home in observed.homes.items() if party != "bank"}
+        others = {party: PartyService(home) for party, home in homes.items()}
+        inside = MemoryChannel({party: one.answer for party, one in others.items()})
+        signature = sign_plan(made.requester, "run-1", PLAN)
+        wanted = RunRequest("run-1", PLAN, made.requester.public, signature, made.members)
+        try:
+            run(wanted, Both(bank, inside), made.coordinator, MemoryRecorder())
+        finally:
+            for service in others.values():
+                service.close()
+        refusal = bank.exchange({"bank": b"something else"}, PATIENCE_S)
+        assert refusal == {"bank": REFUSAL}
+
+        # Whatever else there was is Flower's: `explained` fails for any byte that is not.
+        wire, lines = explained(observed.proxy.requests), egress.everything(settings)
+        sent = [hashlib.sha256(frame).hexdigest() for frame in wire.frames]
+        assert sent == [one.sha256 for one in lines]
+        assert [one.kind for one in lines] == [
+            *("decision", "key-seal", "key-confirm", "update", "update"),
+            *("evaluation-update", "evaluation-opened", "receipt", "refusal"),
+        ]
+        assert wire.errors == []
+        assert wire.calls["push-messages"] == len(lines)
+        assert wire.calls["pull-messages"] >= len(lines)
+        everything = b"".join(one.body for one in observed.proxy.requests)
+        for secret in (settings.local_key.read_bytes(), settings.identity_key.read_bytes()):
+            assert secret not in everything
+        assert str(settings.home).encode() not in everything
+
+    def test_a_foreign_bundle_gets_an_error_and_is_never_unpacked(
+        self,
+        deployment: Deployment,
+        grid: HttpGrid,
+        observed: Observed,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        marker = deployment.folder / "foreign-code-ran-here"
+        monkeypatch.setattr(coordinator.superlink, "bundle_bytes", lambda: foreign_bundle(marker))
+        before, lines = len(observed.proxy.requests), egress.count(observed.settings)
+        with another_server_app(deployment) as hostile:
+            channel = FlowerChannel(hostile, {"bank": observed.node})
+            assert channel.exchange({"bank": b"run this"}, PATIENCE_S) == {}
+        wire = explained(observed.proxy.requests[before:])
+        assert (wire.frames, wire.errors) == ([], [FOREIGN_BUNDLE])
+        assert egress.count(observed.settings) == lines
+        assert not marker.exists()
+        # The SuperNode holds the bundle in memory, and has read no more than its pyproject.toml.
+        assert list(observed.settings.home.rglob("client_app.py")) == []
+        assert not (observed.settings.home / "flower" / "apps").exists()
+
+    def test_a_bundle_under_the_trusted_bundles_hash_ends_the_supernode_before_it_is_read(
+        self,
+        deployment: Deployment,
+        grid: HttpGrid,
+        observed: Observed,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """The SuperLink delivers other bytes than those whose hash it states: Flower itself
+        notices. Not the last word, because the relay would ask for the hash again."""
+        marker = deployment.folder / "lying-code-ran"
+        proxy, foreign = observed.proxy, foreign_bundle(marker)
+        before = len(proxy.requests)
+        monkeypatch.setattr(proxy, "altered", lambda path, body: lying(path, body, foreign))
+        with another_server_app(deployment) as hostile:
+            channel = FlowerChannel(hostile, {"bank": observed.node})
+            assert channel.exchange({"bank": b"run this"}, PATIENCE_S) == {}
+        wire = explained(proxy.requests[before:])
+        assert wire.calls["get-fab"] == 1
+        assert (wire.frames, wire.errors) == ([], [])
+        assert not marker.exists()
+        log = observed.settings.home / "logs" / "supernode.log"
+        assert "FAB hash mismatch" in log.read_text()
+
+
+@contextlib.contextmanager
+def another_server_app(deployment: Deployment) -> Iterator[HttpGrid]:
+    """A second Flower run beside the class's own, whose identity in this process is kept."""
+    identity = TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id
+    try:
+        with server_app(deployment) as other:
+            yield other
+    finally:
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = identity
+
+
+def lying(path: str, body: bytes, foreign: bytes) -> bytes:
+    """The SuperLink's answer, with `foreign` in place of the bundle and the hash left as it was."""
+    if not path.endswith("/get-fab"):
+        return body
+    answer = GetFabResponse.FromString(body)
+    assert answer.fab.hash_str == bundle_hash()
+    answer.fab.content = foreign
+    return bytes(answer.SerializeToString())
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A real party whose SuperNode reaches the SuperLink through a recording proxy only."""
+
+    proxy: RecordingProxy
+    node: int
+    settings: PartySettings
+    homes: Mapping[str, Path]
+    made: Federation
+
+
+@pytest.fixture(scope="class")
+def observed(
+    deployment: Deployment,
+    market_template: tuple[Path, Federation],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Observed]:
+    template, made = market_template
+    folder = tmp_path_factory.mktemp("observed") / "m"
+    shutil.copytree(template, folder)
+    homes = {party: folder / party for party in made.homes}
+    settings = load_settings(homes["bank"])
+    with observed_node(deployment, settings) as (proxy, node):
+        yield Observed(proxy, node, settings, homes, made)
+
+
+@dataclass(frozen=True)
+class Both:
+    """One party over Flower, the others in this process."""
+
+    flower: FlowerChannel
+    inside: MemoryChannel
+
+    def exchange(self, frames: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
+        there = {party: frame for party, frame in frames.items() if party == "bank"}
+        here = {party: frame for party, frame in frames.items() if party != "bank"}
+        replies = dict(self.flower.exchange(there, PATIENCE_S)) if there else {}
+        return {**replies, **self.inside.exchange(here, timeout_s)}
+
+
+@contextlib.contextmanager
+def observed_node(
+    deployment: Deployment, settings: PartySettings
+) -> Iterator[tuple[RecordingProxy, int]]:
+    """A real party service with its SuperNode, which reaches the SuperLink through a proxy only.
+    Yields the proxy, and the node's id."""
+    ca, authority_key = deployment.files.ca_certificate, deployment.folder / "coordinator/keys"
+    certificate, key = settings.home / "proxy.crt", settings.home / "proxy.key"
+    create_server_certificate(certificate, key, ca, authority_key / "ca.key")
+    proxy = RecordingProxy(deployment.files.address, ca, certificate, key)
+    public = settings.node_key.with_name("node.pub").read_text()
+    deployment.link.register_node(public, "observed")
+    service = Child(
+        "service",
+        [sys.executable, "-m", "party_client.service", "--home", str(settings.home)],
+        ready=lambda: service_answers(settings.socket),
+        ready_timeout_s=PATIENCE_S,
+    )
+    files = SuperNodeFiles(
+        *(settings.home, settings.party, f"127.0.0.1:{proxy.port}", ca),
+        *(settings.node_key, settings.socket),
+    )
+
+    def node() -> Node | None:
+        key = canonical_public_key(public)
+        return next((one for one in deployment.link.nodes() if one.public_key == key), None)
+
+    def online() -> bool:
+        found = node()
+        return found is not None and found.online
+
+    try:
+        with Supervisor(settings.home, "observed") as supervisor:
+            supervisor.start(service, *supernode_children(files))
+            wait_for(online, "the observed node stayed offline")
+            found = node()
+            assert found is not None
+            yield proxy, found.node_id
+    finally:
+        proxy.close()
 
 
 def foreign_bundle(marker: Path) -> bytes:

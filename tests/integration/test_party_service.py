@@ -31,7 +31,7 @@ from privacy.messages import (
 )
 from simulations.local_federation import MemoryChannel
 
-from .conftest import HASTY, PLAN, LocalRun, changed
+from .conftest import HASTY, PLAN, LocalRun, changed, tags_in
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def reports(local: LocalRun) -> list[Path]:
 
 
 def tags(local: LocalRun) -> int:
-    return sum(len(list(one.node.store.export("churn_risk"))) for one in local.services.values())
+    return sum(tags_in(one.node.store) for one in local.services.values())
 
 
 def edit_policy(local: LocalRun, party: str, old: str, new: str) -> None:
@@ -375,7 +375,9 @@ def test_no_log_line_or_reply_holds_a_customers_id(
     local.wrap = lambda channel: Recording(channel.answers, log)
     local.run()
     service: PartyService = local.services["bank"]
-    customers = [one.customer for one in service.node.store.export("churn_risk")]
+    customers = [
+        one.customer for one in service.node.store.export("churn_risk", purpose="marketing")
+    ]
     assert len(customers) > 50
     wire = b"".join(reply["bank"] for _, reply in log)
     for customer in customers:
@@ -466,9 +468,10 @@ def test_withdrawn_consent_ends_training_and_removes_tags_at_the_next_run(
 ) -> None:
     local.run(run_id="run-1")
     bank = local.services["bank"].node
-    consented = bank.source.consented_customers()
-    assert consented is not None
-    tagged = {one.customer for one in bank.store.export("churn_risk")}
+    rows = bank.source.consent_rows()
+    assert rows is not None
+    consented = {row.customer for row in rows if row.granted}
+    tagged = {one.customer for one in bank.store.export("churn_risk", purpose="marketing")}
     assert tagged <= consented
     leaver = min(tagged)
     path = local.federation.homes["bank"] / "consent.csv"
@@ -476,9 +479,12 @@ def test_withdrawn_consent_ends_training_and_removes_tags_at_the_next_run(
     assert text.count(f"{leaver},yes") == 1
     path.write_text(text.replace(f"{leaver},yes", f"{leaver},no"))
     local.run(run_id="run-2")
-    assert bank.store.show(leaver) == []
+    found = bank.store.profile(leaver, purpose="marketing")
+    assert (found.consent, found.tags) == (False, ())
     assert leaver not in bank.source.training_examples(parse_plan(PLAN), "bank").customer_ids
-    assert {one.customer for one in bank.store.export("churn_risk")} == tagged - {leaver}
+    assert {
+        one.customer for one in bank.store.export("churn_risk", purpose="marketing")
+    } == tagged - {leaver}
 
 
 def test_a_ledger_damaged_mid_run_ends_the_run_and_not_the_service(local: LocalRun) -> None:

@@ -19,7 +19,7 @@ import pytest
 from coordinator.channel import Channel
 from coordinator.rounds import RunOutcome, RunRequest, run
 from party_client.processes import service_answers
-from party_client.profile_store import ProfileStore
+from party_client.profile_store import open_profile_store
 from party_client.settings import load_settings
 from party_client.socket_server import LENGTH, request
 from privacy.accounting import epsilon
@@ -32,7 +32,7 @@ from privacy.messages import COORDINATOR_MESSAGES, REFUSAL, TrainRound
 from simulations.homes import Federation
 from simulations.local_federation import MemoryRecorder, SocketChannel
 
-from .conftest import HASTY, PLAN, changed
+from .conftest import HASTY, PLAN, changed, tags_in
 
 START_S = 120.0
 # Long enough for a service to be killed in the middle of a round.
@@ -107,9 +107,9 @@ def services(
 
 
 def tags_of(home: Path) -> int:
-    store = ProfileStore(load_settings(home).profile_store_url)
+    store = open_profile_store(load_settings(home))
     try:
-        return len(list(store.export("churn_risk")))
+        return tags_in(store)
     finally:
         store.close()
 

@@ -94,7 +94,7 @@ def test_story_and_services_give_the_same_integers(local: LocalRun, plan: bytes)
     assert told.evaluation == outcome.evaluation
     assert told.auc == outcome.auc
     for party, service in local.services.items():
-        records = list(service.node.store.export("churn_risk"))
+        records = list(service.node.store.export("churn_risk", purpose="marketing"))
         examples = service.node.source.scoring_examples(parse_plan(plan), party)
         values = dict(zip(examples.customer_ids, told.tags[party]["churn_risk"], strict=True))
         assert {one.customer: one.value for one in records} == values

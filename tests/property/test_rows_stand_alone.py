@@ -202,7 +202,7 @@ def test_removing_the_largest_customer_of_a_market_changes_no_other_row(
         before = source.training_examples(plan, "retailer")
         if most == "events":
             (largest,) = source._db.execute(
-                "SELECT customer FROM events JOIN consented USING (customer) "
+                "SELECT customer FROM events JOIN consenting USING (customer) "
                 "GROUP BY customer ORDER BY count(*) DESC, customer LIMIT 1"
             ).fetchone()
         else:

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from models.catalogue import EVENTS_1
 from models.plan import Plan, parse_plan
 from party_client import policy as rules
 from party_client.policy import Policy, check, default_policy_text, load_policy, parse_policy
+from party_client.setup import admit_coordinator, initialise
 from privacy.budget import Limit
 from privacy.errors import ConfigError, PolicyRefusal
 
 REQUESTER = "ab12-cd34-ef56-7890-abcd"
-DEFAULT = default_policy_text([REQUESTER], 6000)
-LIMIT = "# [[budget.limit]]"  # where the changes below put a sub-limit of their own
+COORDINATOR = "0123-4567-89ab-cdef-0123"
+DEFAULT = default_policy_text([REQUESTER], 6000, [COORDINATOR])
+LIMIT = '# [[budget.limit]]\n# name = "all'  # where the changes below put a sub-limit of their own
 ONE = 'name = "a"\nepsilon = 1.0\n'
 PLAN = """
 format = 1
@@ -52,12 +55,18 @@ def policy(*changes: tuple[str, str]) -> Policy:
 
 
 def judge(
-    given: Policy, asked: Plan, requester: str = REQUESTER, cohort: int = 3, party: str = "bank"
+    given: Policy,
+    asked: Plan,
+    requester: str = REQUESTER,
+    cohort: int = 3,
+    party: str = "bank",
+    coordinator: str = COORDINATOR,
 ) -> None:
     others = [name for name in ("bank", "retailer", "shop", "telco") if name != party]
     check(
         given,
         asked,
+        coordinator_fingerprint=coordinator,
         requester_fingerprint=requester,
         cohort=[party, *others[: cohort - 1]],
         party=party,
@@ -66,10 +75,15 @@ def judge(
 
 
 def refused(
-    given: Policy, asked: Plan, requester: str = REQUESTER, cohort: int = 3, party: str = "bank"
+    given: Policy,
+    asked: Plan,
+    requester: str = REQUESTER,
+    cohort: int = 3,
+    party: str = "bank",
+    coordinator: str = COORDINATOR,
 ) -> str:
     with pytest.raises(PolicyRefusal) as caught:
-        judge(given, asked, requester, cohort, party)
+        judge(given, asked, requester, cohort, party, coordinator)
     assert caught.value.reason in rules.REASONS
     return caught.value.reason
 
@@ -89,7 +103,49 @@ def test_the_default_budget_has_a_delta_that_fits_the_public_size() -> None:
 
 
 def test_a_policy_without_requesters_refuses_everyone() -> None:
-    assert refused(parse_policy(default_policy_text([], 6000)), plan()) == rules.REQUESTER
+    nobody = parse_policy(default_policy_text([], 6000, [COORDINATOR]))
+    assert refused(nobody, plan()) == rules.REQUESTER
+
+
+def test_a_policy_without_coordinators_refuses_every_one() -> None:
+    nobody = parse_policy(default_policy_text([REQUESTER], 6000))
+    assert refused(nobody, plan()) == rules.COORDINATOR
+
+
+def test_an_unlisted_coordinator_is_refused() -> None:
+    assert refused(policy(), plan(), coordinator=REQUESTER) == rules.COORDINATOR
+
+
+def test_join_names_the_coordinator_in_an_empty_list_and_leaves_a_filled_one_alone(
+    tmp_path: Path,
+) -> None:
+    settings = initialise(tmp_path / "bank", "bank", 6000)
+    assert admit_coordinator(settings, COORDINATOR)
+    assert load_policy(settings.policy).coordinators == {COORDINATOR}
+    assert load_policy(settings.policy).requesters == frozenset()
+    before = settings.policy.read_bytes()
+    assert admit_coordinator(settings, COORDINATOR)
+    assert not admit_coordinator(settings, "ffff-ffff-ffff-ffff-ffff")
+    assert settings.policy.read_bytes() == before
+    earlier = settings.policy.read_text().replace(f'coordinators = ["{COORDINATOR}"]\n', "")
+    settings.policy.write_text(earlier)
+    assert admit_coordinator(settings, COORDINATOR)
+    assert settings.policy.read_text() == earlier
+
+
+def test_an_earlier_versions_policy_allows_the_pinned_coordinator_and_asks_no_person() -> None:
+    start, end = DEFAULT.index("[quality]"), DEFAULT.index("[budget]")
+    text = DEFAULT[:start] + DEFAULT[end:]
+    earlier = changed(
+        text,
+        (f'coordinators = ["{COORDINATOR}"]\n', ""),
+        ("approval_runs = 1\n", ""),
+        ("approval_days = 30\n", ""),
+    )
+    given = parse_policy(earlier)
+    judge(given, plan(), coordinator="ffff-ffff-ffff-ffff-ffff")
+    assert (given.approval, given.approval_runs, given.approval_days) == ("automatic", 1, 30)
+    assert not given.quality.demands
 
 
 def test_an_unlisted_requester_is_refused() -> None:
@@ -197,11 +253,13 @@ def test_sub_limits_are_read_and_the_default_policys_example_is_one_once_uncomme
     assert policy().budget.limits == ()
     start = DEFAULT.index(LIMIT)
     example = re.sub(r"^# ", "", DEFAULT[start:], flags=re.MULTILINE)
-    assert parse_policy(DEFAULT[:start] + example).budget.limits == (
+    assert parse_policy(DEFAULT[:start] + example.replace("#\n", "\n")).budget.limits == (
+        Limit("all per year", 4.0, window="year"),
         Limit("marketing per quarter", 3.0, purpose="marketing", window="quarter"),
+        Limit("retention ever", 6.0, purpose="retention"),
     )
     other = ONE.replace('"a"', '"b"')
-    two = policy((LIMIT, f"[[budget.limit]]\n{ONE}[[budget.limit]]\n{other}"))
+    two = policy((LIMIT, f"[[budget.limit]]\n{ONE}[[budget.limit]]\n{other}{LIMIT}"))
     assert [one.name for one in two.budget.limits] == ["a", "b"]
     assert two.budget.limits[0] == Limit("a", 1.0, None, None, "lifetime")
 
@@ -235,7 +293,12 @@ def test_a_feature_table_is_opened_column_by_column(columns: str, accepted: bool
         (("epsilon = 8.0", "epsilon = inf"), r"budget\.epsilon"),
         (("max_epsilon_per_run = 2.0", ""), "max_epsilon_per_run"),
         (("minimum_cohort = 3", "minimum_cohort = 1"), "minimum_cohort"),
-        (('approval = "automatic"', 'approval = "person"'), "approval"),
+        (('approval = "automatic"', 'approval = "nobody"'), "approval"),
+        (("approval_runs = 1", "approval_runs = 0"), "approval_runs"),
+        (("approval_days = 30", "approval_days = 367"), "approval_days"),
+        ((COORDINATOR, "0123"), r"coordinators\.0"),
+        (("require = []", 'require = ["beauty"]'), r"quality\.require"),
+        (("minimum_usable_share = 0.0", "minimum_usable_share = 2"), "minimum_usable_share"),
         ((LIMIT, 'name = "a"\nepsilon = 0.0'), r"budget\.limit\.0\.epsilon"),
         ((LIMIT, 'name = "a"'), r"budget\.limit\.0\.epsilon: Field required"),
         ((LIMIT, "epsilon = 1.0"), r"budget\.limit\.0\.name"),
@@ -251,7 +314,7 @@ def test_a_feature_table_is_opened_column_by_column(columns: str, accepted: bool
 def test_a_wrong_policy_names_its_key(change: tuple[str, str], words: str) -> None:
     old, new = change
     if old == LIMIT:
-        new = f"[[budget.limit]]\n{new}"
+        new = f"[[budget.limit]]\n{new}\n{LIMIT}"
     with pytest.raises(ConfigError, match=words):
         policy((old, new))
 
@@ -269,7 +332,9 @@ def test_a_policy_file_is_read_and_a_missing_one_is_named(tmp_path: Path) -> Non
 
 def test_reason_codes_are_public_and_stable() -> None:
     assert rules.REASONS == (
+        "coordinator",
         "requester",
+        "forbidden",
         "purpose",
         "task",
         "features",
@@ -278,5 +343,45 @@ def test_reason_codes_are_public_and_stable() -> None:
         "cohort",
         "two-party",
         "tags",
+        "approval",
         "data",
     )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ('kind = "churn"', 'kind = "propensity"\ncategory = "宗教"'),
+        (TABLE[1][0], 'columns = [{name = "religion"}]'),
+        (TABLE[1][0], 'columns = [{name = "x", kind = "category", categories = ["民族"]}]'),
+        ('tags = ["churn_risk"]', 'tags = ["ethnic_group"]'),
+    ],
+)
+def test_a_forbidden_attribute_is_refused_whatever_the_policy_lists(
+    change: tuple[str, str],
+) -> None:
+    everything = policy(("feature_columns = []", 'feature_columns = ["religion", "x"]'))
+    assert refused(everything, plan(change)) == rules.FORBIDDEN
+
+
+def test_a_forbidden_label_is_refused_whatever_the_policy_lists() -> None:
+    given = policy(TABLE_TASK, ("feature_columns = []", 'feature_columns = ["age", "pregnancy"]'))
+    labelled = plan((TABLE[0][0], TABLE[0][1].replace("left", "pregnancy")), *TABLE[1:])
+    assert refused(given, labelled) == rules.FORBIDDEN
+
+
+@pytest.mark.parametrize(
+    "mapping", [{"category": "health_status"}, {"age": "健康状况"}, {"union_membership": "x7"}]
+)
+def test_a_mapping_of_the_party_to_a_forbidden_attribute_is_refused(
+    mapping: dict[str, str],
+) -> None:
+    found = rules.forbidden_refusals(plan(), mapping)
+    assert {one.reason for one in found} == {rules.FORBIDDEN}
+    assert "party.toml: source.columns" in str(found[0])
+
+
+def test_the_names_of_the_product_itself_are_not_forbidden() -> None:
+    names = ["customer", "time", "amount", "quantity", "type", "category", "channel"]
+    names += [one.name for one in EVENTS_1]
+    assert not rules.forbidden_refusals(plan(), {one: one for one in names})

@@ -343,6 +343,73 @@ def test_a_glob_reads_all_files_and_a_cut_leaves_out_the_days_they_share(tmp_pat
     assert found.rows_read == 3
 
 
+def test_a_folder_of_parquet_is_read_with_the_columns_that_its_folders_name(
+    tmp_path: Path,
+) -> None:
+    def write(place: str, who: list[str], **more: list[Any]) -> None:
+        target = tmp_path / "sales" / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        many = len(who)
+        days = [date(2024, 6, 1)] * many
+        pq.write_table(pa.table({"who": who, "at": days, "sum": [1.0] * many} | more), target)
+
+    write("year=2024/shop=N%201/part-0.parquet", ["a", "b"])
+    write("year=2024/shop=__HIVE_DEFAULT_PARTITION__/part-0.parquet", ["c"])
+    write("year=2024/shop=02/deep/part-0.pq", ["d"], note=["x"])
+    write("year=2024/shop=02/own.parquet", ["e"], shop=["own"])
+    write("_temporary/part-0.parquet", ["z"])
+    write("year=2024/.hidden.parquet", ["z"])
+    (tmp_path / "sales" / "_SUCCESS").write_text("")
+    mapped = settings(path="sales", columns=COLUMNS | {"channel": "shop", "category": "year"})
+    with open_source(mapped, tmp_path, today=TODAY) as source:
+        assert source.check().rejected == {}
+        found = source._db.execute("SELECT customer, category, channel FROM events ORDER BY 1")
+        assert found.fetchall() == [
+            ("a", "2024", "N 1"),
+            ("b", "2024", "N 1"),
+            ("c", "2024", None),
+            ("d", "2024", "02"),
+            ("e", "2024", "own"),
+        ]
+        before = source.schema_digest()
+        write("year=2025/shop=02/part-0.parquet", ["f"])
+        assert source.schema_digest() == before
+        assert source.check().customers == 6
+    (tmp_path / "empty").mkdir()
+    with (
+        open_source(settings(path="empty"), tmp_path) as source,
+        pytest.raises(ConfigError, match="a folder must hold Parquet files"),
+    ):
+        source.check()
+
+
+def test_a_schema_digest_needs_a_header_only_and_changes_with_form_and_mapping(
+    tmp_path: Path,
+) -> None:
+    with opened(tmp_path, GOOD) as source:
+        first = source.schema_digest()
+        (tmp_path / "log.csv").write_text("who,at,sum\nz,never,x\n")
+        assert source.schema_digest() == first
+        (tmp_path / "log.csv").write_text("\n\nwho,at,sum,note\n")
+        assert source.schema_digest() != first
+        (tmp_path / "log.csv").write_text('"who,at,sum\n')
+        with pytest.raises(DataError, match="the header of source file"):
+            source.schema_digest()
+        (tmp_path / "log.csv").write_text("\n")
+        with pytest.raises(DataError, match="is empty"):
+            source.schema_digest()
+    for changes in ({"columns": COLUMNS | {"type": "sum"}}, {"customer_ids": "email"}):
+        with opened(tmp_path, GOOD, **changes) as source:
+            assert source.schema_digest() != first
+
+
+def test_an_id_of_more_than_255_characters_is_set_aside(tmp_path: Path) -> None:
+    long = GOOD + f"{'x' * 256},2024-06-01,1\n{'y' * 255},2024-06-01,1\n"
+    found = report(tmp_path, long)
+    assert found.rejected == {"unusable_customer_id": 1}
+    assert found.customers == 3
+
+
 def test_own_words_for_a_return_are_returns(tmp_path: Path) -> None:
     content = "who,at,sum,kind\na,2024-06-01,1,sale\nb,2024-06-01,1,Storno\nb,2024-06-02,1,sale\n"
     columns = COLUMNS | {"type": "kind"}
@@ -371,13 +438,13 @@ def test_customers_without_consent_are_neither_trained_on_nor_scored(tmp_path: P
 @pytest.mark.parametrize(
     ("row", "wanted"),
     [
-        ('b,yes,"open\nb,no,x"', "columns 'id' and 'ok' cannot be told for sure"),
-        ("b,no,moved, by mail", "columns 'id' and 'ok' cannot be told for sure"),
-        ("secret-1234", "columns 'id' and 'ok' cannot be told for sure"),
-        (",no,", "column 'id' of the consent file is empty"),
-        ("secret-\xff,no,", "column 'id' of the consent file is empty or cannot be decoded"),
+        ('b,yes,"open\nb,no,x"', "columns 'id', 'ok' cannot be told for sure"),
+        ("b,no,moved, by mail", "columns 'id', 'ok' cannot be told for sure"),
+        ("secret-1234", "columns 'id', 'ok' cannot be told for sure"),
+        (",no,", "column 'id' of the consent table is empty"),
+        ("secret-\xff,no,", "column 'id' of the consent table is empty or cannot be decoded"),
         ("secret-1234,nope,", r"column 'ok' .* use 1, true, .* and 0, false, f, no, .* for a no"),
-        ("secret-1234,yes\xff,", "column 'ok' of the consent file has a word that is not known"),
+        ("secret-1234,yes\xff,", "column 'ok' of the consent table has a word that is not known"),
     ],
 )
 def test_a_consent_file_with_one_unclear_row_is_refused_whole(
@@ -388,11 +455,17 @@ def test_a_consent_file_with_one_unclear_row_is_refused_whole(
     with opened(tmp_path, GOOD, consent=CONSENT) as source:
         for _ in range(2):
             with pytest.raises(DataError, match=wanted) as raised:
-                source.consented_customers()
+                source.consent_rows()
             assert "secret" not in str(raised.value)
         (tmp_path / "consent.csv").write_text("id,ok,note\na,yes,\nb,yes,\nb,,gone\n")
-        assert source.consented_customers() == frozenset({"a"})
+        assert consenting(source) == {"a"}
         assert source.check().rejected == {}
+
+
+def consenting(source: Source) -> set[str]:
+    rows = source.consent_rows()
+    assert rows is not None
+    return {row.customer for row in rows if row.granted}
 
 
 def test_words_of_a_consent_file_are_read_in_any_case(tmp_path: Path) -> None:
@@ -400,8 +473,8 @@ def test_words_of_a_consent_file_are_read_in_any_case(tmp_path: Path) -> None:
     lines = "".join(f"c{number},{word}\n" for number, word in enumerate(words))
     (tmp_path / "consent.csv").write_text("id,ok\n" + lines)
     with opened(tmp_path, GOOD, consent=CONSENT) as source:
-        consented = source.consented_customers()
-    assert consented == frozenset(f"c{number}" for number in range(6))
+        consented = consenting(source)
+    assert consented == {f"c{number}" for number in range(6)}
 
 
 def test_what_is_spilled_or_rewritten_is_closed_to_other_users(
@@ -414,7 +487,7 @@ def test_what_is_spilled_or_rewritten_is_closed_to_other_users(
             modes[path.name.split("-")[0]] = path.stat().st_mode & 0o777
         return read_files(*arguments)
 
-    monkeypatch.setattr("party_client.sources.read_files", looked_at)
+    monkeypatch.setattr("party_client.loading.read_files", looked_at)
     before = os.umask(0)
     try:
         report(tmp_path, GOOD)

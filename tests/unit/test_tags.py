@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
-
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from models.plan import Plan, parse_plan
-from models.tags import CHURN_RISK, JOINT_TAGS, PURCHASE_PROPENSITY, check_tags, tag_values
+from models.tags import JOINT_TAGS, check_tags, tag_values
 from privacy.errors import DataError, PlanError
+
+CHURN_RISK = JOINT_TAGS["churn_risk"]
+PURCHASE_PROPENSITY = JOINT_TAGS["purchase_propensity"]
 
 
 def plan(kind: str, *tags: str) -> Plan:
@@ -80,7 +82,8 @@ def test_every_tag_is_complete_and_frozen() -> None:
         assert tag.name == name
         assert tag.dimension == "prediction"
         assert tag.values == ("low", "medium", "high")
+        assert tag.rule.kind == "joint"
         assert any("\u4e00" <= character <= "\u9fff" for character in tag.display_name_zh)
         assert tag.description
-    with pytest.raises(FrozenInstanceError):
-        CHURN_RISK.name = "other"  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        CHURN_RISK.name = "other"

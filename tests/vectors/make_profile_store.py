@@ -1,59 +1,98 @@
-"""Writes profile_store_r0001.db: a profile store as the first version left it.
+"""Writes profile_store_r0001.db and _r0002.db: profile stores as those versions left them.
 
-Run once, at that version (`python tests/vectors/make_profile_store.py`); the file is checked in
-and not written again, so that upgrades are tested against what was really on disk. All customers
-are made up.
+Each was written once, at its version; the files are checked in and not written again, so that
+upgrades are tested against what was really on disk. All customers are made up. The first one's
+tables are those of its revision, run alone.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 import sqlite3
+import sys
+import tempfile
 from contextlib import closing
-from dataclasses import replace
-from datetime import UTC, date, datetime
 from pathlib import Path
 
-from party_client.profile_store import ProfileStore, Publication
+from party_client.profile_database import MIGRATIONS
+from privacy.hosting.database import open_engine
+from privacy.hosting.migrations import upgrade_engine
 
-TARGET = Path(__file__).parent / "profile_store_r0001.db"
+FOLDER = Path(__file__).parent
+FIRST, SECOND = (FOLDER / f"profile_store_r000{number}.db" for number in (1, 2))
+PARTIES = json.dumps(["bank", "retailer", "shop"])
+OLD_PUBLICATIONS = [
+    ("run-1", "1" * 64, "a" * 64, "2024-05-01", "2024-07-30"),
+    ("run-2", "1" * 64, "b" * 64, "2024-06-01", "2024-08-30"),
+]
+OLD_VALUES = [
+    ("customer-1", "churn_risk", "medium", 0.5, "run-1", "2024-07-30"),
+    ("customer-2", "purchase_propensity", "medium", 0.4375, "run-1", "2024-07-30"),
+    ("customer-2", "churn_risk", "high", 0.875, "run-2", "2024-08-30"),
+]
+OLD_HISTORY = [(1, "customer-2", "churn_risk", "low", 0.125, "run-1", "2024-07-30", "run-2")]
+
+
+def upgrade_to_first(url: str) -> None:
+    """Run the first revision, and only that one, on an empty database."""
+    engine = open_engine(url)
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(MIGRATIONS / "r0001_profile_store.py", folder)
+        upgrade_engine(engine, Path(folder))
+    engine.dispose()
+
+
+def write_first(target: Path) -> None:
+    """A store of the first version: tags of two runs."""
+    upgrade_to_first(f"sqlite:///{target}")
+    with closing(sqlite3.connect(target)) as connection, connection:
+        connection.executemany(
+            "insert into publications values (?, ?, ?, ?, 1.75, 1e-5, ?, ?, ?, 'published')",
+            [
+                (run, plan, model, PARTIES, f"{day} 09:30:00.000000", day, until)
+                for run, plan, model, day, until in OLD_PUBLICATIONS
+            ],
+        )
+        connection.executemany("insert into tag_values values (?, ?, ?, ?, ?, ?)", OLD_VALUES)
+        connection.executemany(
+            "insert into tag_history values (?, ?, ?, ?, ?, ?, ?, ?)", OLD_HISTORY
+        )
+    _one_file(target)
+
+
+def write_second(target: Path) -> None:
+    """A store of the second version: two runs, consents, an opt-out, who took part."""
+    sys.path.insert(0, str(FOLDER.parents[1]))
+    from tests.profile_stores import FIRST as RUN_1
+    from tests.profile_stores import NOW, batch, opened, yes
+    from tests.profile_stores import SECOND as RUN_2
+
+    store = opened(f"sqlite:///{target}", events=True)
+    store.set_consents(yes(["customer-1", "customer-2", "customer-3"]), now=NOW)
+    rows = [("customer-1", "medium", 0.5), ("customer-2", "low", 0.125), ("customer-3", "low", 0.1)]
+    store.publish(RUN_1, [batch(rows)])
+    store.publish(RUN_2, [batch([("customer-2", "high", 0.875)])])
+    store.record_participation("run-1", "churn", "a" * 64, trained=["customer-2"], evaluated=[])
+    store.name_model("run-1", "b" * 64)
+    store.opt_out("customer-3", person="os:made-up", reason="asked by letter", now=NOW)
+    store.close()
+    _one_file(target)
+
+
+def _one_file(target: Path) -> None:
+    with closing(sqlite3.connect(target)) as connection:  # one file, without its -wal beside it
+        connection.execute("pragma journal_mode = delete")
+        connection.execute("vacuum")
 
 
 def main() -> None:
-    """Make the file; it must not be there yet."""
-    if TARGET.exists():
-        raise SystemExit(f"{TARGET} is checked in and never written again")
-    first = Publication(
-        run_id="run-1",
-        plan_digest="1" * 64,
-        model_digest="a" * 64,
-        parties=("bank", "retailer", "shop"),
-        epsilon=1.75,
-        delta=1e-5,
-        published_at=datetime(2024, 5, 1, 9, 30, tzinfo=UTC),
-        as_of=date(2024, 5, 1),
-        valid_until=date(2024, 7, 30),
-    )
-    second = replace(
-        first,
-        run_id="run-2",
-        model_digest="b" * 64,
-        published_at=datetime(2024, 6, 1, 9, 30, tzinfo=UTC),
-        as_of=date(2024, 6, 1),
-        valid_until=date(2024, 8, 30),
-    )
-    store = ProfileStore(f"sqlite:///{TARGET}")
-    store.publish(
-        first,
-        [
-            ("customer-1", "churn_risk", "medium", 0.5),
-            ("customer-2", "churn_risk", "low", 0.125),
-            ("customer-2", "purchase_propensity", "medium", 0.4375),
-        ],
-    )
-    store.publish(second, [("customer-2", "churn_risk", "high", 0.875)])
-    store.close()
-    with closing(sqlite3.connect(TARGET)) as connection:  # one file, without its -wal beside it
-        connection.execute("pragma journal_mode = delete")
+    """Make the file that is named; it must not be there yet."""
+    wanted = {"r0001": (FIRST, write_first), "r0002": (SECOND, write_second)}
+    target, write = wanted[sys.argv[1]]
+    if target.exists():
+        raise SystemExit(f"{target} is checked in and never written again")
+    write(target)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from privacy.messages import (
 )
 from privacy.packing import DATA_SLOTS
 from privacy.shared_keys import SharedKeys
+from tests.integration.conftest import tags_in
 
 from .conftest import FOUR, NOISED, ROUNDS, SINGLE, Faulty
 from .scripted import Script, added, parts_of
@@ -337,7 +338,7 @@ def test_two_different_evaluations_are_found_before_anyone_publishes(
         keys = keys_of(script, party)
         assert script.send(party, Publish(replies=dict(script.replies)), number + 1) == REFUSAL
         check_ended(script, keys, party)
-        assert not list(four.service(party).node.store.export("churn_risk"))
+        assert not tags_in(four.service(party).node.store)
     assert caplog.text.count("(IntegrityError)") == len(ALL)
 
 
