@@ -6,8 +6,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
+# Files of tests at a time; more than one a core only where memory is plenty (1 GB each).
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test lint fuzz install clean
+.PHONY: demo test coverage lint fuzz install clean
 
 install: $(STAMP)
 
@@ -21,8 +24,9 @@ $(STAMP): pyproject.toml constraints.txt requirements-dev.txt
 	@touch $(STAMP)
 
 # DATA=PATH runs the same job on three public shops; without it the simulated market is used.
+# KEEP=1 leaves everything up afterwards, and prints where its pages are, until Ctrl-C.
 demo: $(STAMP)
-	@$(BIN)/fedtags-sim demo $(if $(DATA),--data "$(DATA)")
+	@$(BIN)/fedtags-sim demo $(if $(DATA),--data "$(DATA)") $(if $(KEEP),--keep)
 
 lint: $(STAMP)
 	@$(BIN)/ruff format --check .
@@ -31,8 +35,12 @@ lint: $(STAMP)
 	@$(BIN)/lint-imports --no-cache
 
 test: lint
+	@$(PYTEST)
+
+# The same tests with the lines and branches that they reach; a third slower.
+coverage: lint
 	@$(BIN)/coverage erase
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
+	@$(PYTEST) --cov --cov-report=term:skip-covered
 
 # Coverage-guided fuzzing of everything that parses, on demand: minutes. Its package and what it finds
 # are in .fuzz/, so that .venv stays what is pinned.

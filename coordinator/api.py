@@ -1,104 +1,119 @@
-"""The control plane's HTTP API. Every decision is `ControlPlane`'s; here is who may ask for it.
+"""The control plane's HTTP API. Every decision is the desk's; here is how it is asked.
 
-Data science and operation show an API token; a party signs its requests with its own key
-(`privacy.hosting.signed_requests`). Failures are problem+json (`privacy.hosting.problems`).
+A program shows an API token, a person's browser a session; a party signs its requests with its own
+key (`privacy.hosting.signed_requests`). Failures are problem+json (`privacy.hosting.problems`).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import logging
-import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import PlainTextResponse
 
-from coordinator.api_models import (
-    ExchangeView,
-    Health,
-    InvitationRequest,
-    MembershipView,
-    PartyList,
-    PartyView,
-    PlanCheck,
-    PlanCheckRequest,
-    RunDetail,
-    RunList,
-    RunSubmission,
-    RunView,
-    StopRequest,
-)
+from coordinator import api_events, api_federation, api_people, api_runs, sign_in
+from coordinator.api_access import PROBLEMS, TheDesk, TheGate, Who, part, principal_of
+from coordinator.api_models import Health, Told
 from coordinator.control import ControlPlane
-from coordinator.run_store import RunRecord
-from models.plan import parse_plan, plan_digest
-from privacy.errors import FedtagsError, SignatureError
+from coordinator.desk import Desk
+from coordinator.idempotency import Answers
+from coordinator.metrics import CONTENT_TYPE
+from coordinator.operations import Operations
+from coordinator.roles import Permission, may
+from coordinator.settings import LOOPBACK, CoordinatorSettings
+from privacy.disclosure import Disclosure
+from privacy.errors import AccessDenied, SignatureError
 from privacy.hosting import web
-from privacy.hosting.enrolment import EnrolmentRequest, Federation, Invite, NamedKey
+from privacy.hosting.enrolment import EnrolmentRequest, Federation, NamedKey
+from privacy.hosting.gate import Gate, address_of
 from privacy.hosting.signed_requests import PARTY_HEADER, verify_request
 
-RECONCILE_SECONDS = 2.0
+_open_routes = APIRouter(tags=["operations"])
+_party_routes = APIRouter(prefix="/v1", tags=["parties' nodes"], responses=dict(PROBLEMS))
+_document = APIRouter(prefix="/v1", include_in_schema=False)
 
-logger = logging.getLogger(__name__)
-router = APIRouter(prefix="/v1")
 
-
-def create_app(control: ControlPlane) -> FastAPI:
-    """The API over `control`; while it runs, the active run is reconciled every two seconds."""
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        with _reconciling(control):
-            yield
-
+def create_app(
+    desk: Desk, gate: Gate, settings: CoordinatorSettings, operations: Operations
+) -> FastAPI:
+    """The API over `desk`; `gate` says who asks."""
     app = FastAPI(
-        title="fedtags coordinator",
+        title=f"fedtags coordinator of {settings.federation}",
         version="1",
-        openapi_url="/v1/openapi.json",
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
-        lifespan=lifespan,
     )
-    app.state.control = control
+    app.state.desk, app.state.gate, app.state.settings = desk, gate, settings
+    app.state.control, app.state.answers = desk.control, Answers(desk.access)
+    app.state.operations = operations
     web.install(app)
-    app.include_router(router)
+    for router in (
+        _open_routes,
+        _party_routes,
+        _document,
+        sign_in.router(settings, gate),
+        api_federation.router,
+        api_runs.router,
+        api_events.router,
+        api_people.router,
+    ):
+        app.include_router(router)
     return app
 
 
-def _control(request: Request) -> ControlPlane:
-    control = request.app.state.control
-    assert isinstance(control, ControlPlane)
-    return control
+Control = Annotated[ControlPlane, Depends(part("control"))]
+Settings = Annotated[CoordinatorSettings, Depends(part("settings"))]
 
 
-Control = Annotated[ControlPlane, Depends(_control)]
+# Open to everyone who reaches the port -----------------------------------------------------------
 
 
-def _admin(request: Request, control: Control) -> None:
-    if not _has_admin_token(request, control):
-        raise SignatureError(
-            "the API token is missing or not valid; use the one in the coordinator's keys/api.token"
-        )
+@_open_routes.get("/health")
+@_open_routes.get("/v1/health", include_in_schema=False)
+def health(control: Control) -> Health:
+    """The control plane is up."""
+    return Health(status="ok", federation=control.identity.federation)
 
 
-def _has_admin_token(request: Request, control: ControlPlane) -> bool:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return scheme.lower() == "bearer" and control.members.role_of_token(token.strip()) == "admin"
+@_open_routes.get("/ready", responses={503: {"model": Health}})
+def ready(desk: TheDesk, response: Response) -> Health:
+    """The control plane can do its work; 503 with what is missing otherwise."""
+    missing = desk.missing()
+    response.status_code = 503 if missing else 200
+    return Health(
+        status="not ready" if missing else "ok",
+        federation=desk.control.identity.federation,
+        missing=tuple(missing),
+    )
 
 
-async def _admin_or_party(request: Request, control: Control) -> None:
-    if _has_admin_token(request, control):
-        return
-    party = control.members.party(request.headers.get(PARTY_HEADER, ""))
-    if party is None:
-        raise SignatureError("the request is not from an enrolled party; join first")
-    await _verify(request, party.public_key)
+@_open_routes.get("/metrics", response_class=PlainTextResponse)
+def prometheus(
+    request: Request,
+    gate: TheGate,
+    operations: Annotated[Operations, Depends(part("operations"))],
+) -> Response:
+    """Prometheus metrics. From another machine than the coordinator's own, with the token of
+    somebody who may see them."""
+    if address_of(request) not in LOOPBACK and not may(
+        gate.principal(request).role, Permission.SEE_METRICS
+    ):
+        raise AccessDenied("this role may not see metrics")
+    return Response(operations.metrics(), media_type=CONTENT_TYPE)
+
+
+# Signed by a party -------------------------------------------------------------------------------
 
 
 async def _verify(request: Request, public_key: bytes) -> None:
-    path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    verify_request(public_key, request.method, path, request.headers, await request.body())
+    body = await request.body()
+    verify_request(public_key, request.method, _path(request), request.headers, body)
+
+
+def _path(request: Request) -> str:
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
 
 
 async def _signed_enrolment(request: Request, body: EnrolmentRequest) -> EnrolmentRequest:
@@ -107,112 +122,63 @@ async def _signed_enrolment(request: Request, body: EnrolmentRequest) -> Enrolme
     return body
 
 
-Admin = Depends(_admin)
+async def _person_or_party(request: Request, control: Control) -> None:
+    if request.headers.get(PARTY_HEADER) is None:
+        await principal_of(request)
+        return
+    party = await run_in_threadpool(control.members.party, request.headers[PARTY_HEADER])
+    if party is None:
+        raise SignatureError("the request is not from an enrolled party; join first")
+    await _verify(request, party.public_key)
 
 
-@router.get("/health")
-def health(control: Control) -> Health:
-    """The control plane is up; open to everyone who reaches it."""
-    return Health(status="ok", federation=control.identity.federation)
-
-
-@router.post("/invitations", dependencies=[Admin])
-def invite(body: InvitationRequest, control: Control) -> Invite:
-    """A new one-time invite; its token is in this answer and nowhere else."""
-    return control.invite(body.party)
-
-
-@router.post("/enrolments")
+@_party_routes.post("/enrolments")
 def enrol(
-    body: Annotated[EnrolmentRequest, Depends(_signed_enrolment)], control: Control
+    body: Annotated[EnrolmentRequest, Depends(_signed_enrolment)], request: Request, desk: TheDesk
 ) -> Federation:
     """Enrol a party with its one-time token."""
-    control.enrol(body)
-    return _federation(control)
+    desk.enrol(body, address_of(request))
+    return _federation(desk.control)
 
 
-@router.get("/members", dependencies=[Depends(_admin_or_party)])
+@_party_routes.get("/members", dependencies=[Depends(_person_or_party)])
 def members(control: Control) -> Federation:
-    """Every member's name and public key."""
+    """Every member's name and public key, for a member or anybody who is signed in."""
     return _federation(control)
 
 
-@router.get("/parties", dependencies=[Admin])
-def list_parties(control: Control) -> PartyList:
-    """Every enrolled party."""
-    return PartyList(
-        parties=tuple(
-            PartyView(
-                name=party.name,
-                public_key=party.public_key.hex(),
-                fingerprint=party.fingerprint,
-                enrolled_at=party.enrolled_at,
-            )
-            for party in control.members.parties()
-        )
-    )
+async def _raw(request: Request) -> bytes:
+    return await request.body()
 
 
-@router.post("/plans/validate", dependencies=[Admin])
-def validate_plan(body: PlanCheckRequest, control: Control) -> PlanCheck:
-    """Check a plan, and that enough of the parties it names are enrolled."""
-    source = body.plan.encode()
-    plan = parse_plan(source)
-    return PlanCheck(
-        name=plan.name,
-        digest=plan_digest(source),
-        parties=tuple(control.cohort(plan)),
-        minimum=plan.cohort.minimum,
-    )
+@_party_routes.post(
+    "/disclosures",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"type": "object", "description": Disclosure.__doc__ or ""}
+                }
+            },
+        }
+    },
+)
+def disclose(request: Request, body: Annotated[bytes, Depends(_raw)], desk: TheDesk) -> Told:
+    """What a party tells of itself; newer than all it told before."""
+    told = desk.take_in(request.method, _path(request), request.headers, body)
+    return Told(sequence=told.sequence)
 
 
-@router.post("/runs", dependencies=[Admin], status_code=201)
-def submit_run(body: RunSubmission, control: Control) -> RunView:
-    """Start a run; the same submission again answers with the run it made."""
-    record = control.submit(
-        body.run_id,
-        body.plan.encode(),
-        bytes.fromhex(body.requester_public_key),
-        bytes.fromhex(body.requester_signature),
-    )
-    return _view(record, control)
+# The document ------------------------------------------------------------------------------------
 
 
-@router.get("/runs", dependencies=[Admin])
-def list_runs(control: Control, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> RunList:
-    """The newest runs."""
-    return RunList(runs=tuple(_view(record, control) for record in control.runs.list_runs(limit)))
-
-
-@router.get("/runs/{run_id}", dependencies=[Admin])
-def get_run(run_id: str, control: Control) -> RunDetail:
-    """One run with its exchanges and released figures."""
-    record = control.runs.get(run_id)
-    return RunDetail(
-        **_view(record, control).model_dump(),
-        outcome=record.outcome,
-        members=tuple(control.runs.members_of(run_id)),
-        exchanges=tuple(
-            ExchangeView(**dataclasses.asdict(exchange))
-            for exchange in control.runs.exchanges_of(run_id)
-        ),
-        membership=tuple(
-            MembershipView(**dataclasses.asdict(one)) for one in control.runs.membership_of(run_id)
-        ),
-        metrics=control.runs.metrics_of(run_id),
-    )
-
-
-@router.post("/runs/{run_id}/stop", dependencies=[Admin])
-def stop_run(run_id: str, body: StopRequest, control: Control) -> RunView:
-    """Stop a run."""
-    return _view(control.stop(run_id, body.force), control)
-
-
-@router.post("/runs/{run_id}/resume", dependencies=[Admin])
-def resume_run(run_id: str, control: Control) -> RunView:
-    """Let a paused run ask its absent parties now."""
-    return _view(control.resume(run_id), control)
+@_document.get("/openapi.json")
+def openapi(_who: Who, request: Request) -> dict[str, Any]:
+    """This API, as an OpenAPI 3.1 document."""
+    app = request.app
+    assert isinstance(app, FastAPI)
+    return app.openapi()
 
 
 def _federation(control: ControlPlane) -> Federation:
@@ -223,32 +189,3 @@ def _federation(control: ControlPlane) -> Federation:
             for party in control.members.parties()
         ),
     )
-
-
-def _view(record: RunRecord, control: ControlPlane) -> RunView:
-    names = {known.public_key: known.name for known in control.members.requesters()}
-    values = {name: getattr(record, name) for name in RunView.model_fields if name != "requester"}
-    return RunView(requester=names.get(record.requester_public, "unknown"), **values)
-
-
-@contextmanager
-def _reconciling(control: ControlPlane) -> Iterator[None]:
-    done = threading.Event()
-
-    def loop() -> None:
-        while not done.wait(RECONCILE_SECONDS):
-            try:
-                control.reconcile()
-            except FedtagsError as error:
-                # The SuperLink may be restarting; the next look decides.
-                logger.warning("the active run could not be checked: %s", error)
-            except Exception:
-                logger.exception("the active run could not be checked")
-
-    thread = threading.Thread(target=loop, name="reconcile", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join(timeout=10)

@@ -1,19 +1,35 @@
-"""The bodies of the control plane's API, shared by the service and its client. Keys are hex."""
+"""What may be sent to the control plane's API. What it answers with are the desk's own values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field, StringConstraints
 
+from coordinator.cursors import MOST_CHARACTERS
+from coordinator.desk_views import ACTIVE_STATES, MOST_ON_A_PAGE
+from privacy.hosting.access_values import DEFAULT_TOKEN_DAYS, MAX_TOKEN_DAYS, NAME_PATTERN
 from privacy.hosting.enrolment import PartyName, PublicKeyHex, WireModel
-from privacy.identity import RUN_ID_PATTERN
+from privacy.hosting.passwords import LONGEST_PASSWORD, SHORTEST_PASSWORD
+from privacy.identity import PARTY_PATTERN, RUN_ID_PATTERN
 
 RunId = Annotated[str, Field(pattern=RUN_ID_PATTERN)]
 SignatureHex = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+# Counted in characters here and in bytes by the plan's own check.
 PlanText = Annotated[str, Field(max_length=64 * 1024)]
+PlanName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
+Cursor = Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS)]
+Limit = Annotated[int, Field(ge=1, le=MOST_ON_A_PAGE)]
+RunState = Literal[ACTIVE_STATES, "finished", "failed", "stopped"]  # type: ignore[valid-type]
+Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
+RoleName = Annotated[
+    str,
+    StringConstraints(
+        pattern=rf"^(admin|data-scientist|reviewer|party-operator:{PARTY_PATTERN.strip('^$')})$"
+    ),
+]
+Password = Annotated[str, Field(min_length=SHORTEST_PASSWORD, max_length=LONGEST_PASSWORD)]
+IdempotencyKey = Annotated[str, Field(min_length=16, max_length=128, pattern=r"^[!-~]+$")]
 
 
 class InvitationRequest(WireModel):
@@ -22,19 +38,17 @@ class InvitationRequest(WireModel):
     party: PartyName
 
 
-class PlanCheckRequest(WireModel):
+class PlanRequest(WireModel):
     """A plan's TOML text."""
 
     plan: PlanText
 
 
-class PlanCheck(WireModel):
-    """A valid plan: its identity, and which enrolled parties its cohort can draw on."""
+class PlanDiffRequest(WireModel):
+    """A plan's TOML text, and the run whose plan it is compared with."""
 
-    name: str
-    digest: str
-    parties: tuple[str, ...]
-    minimum: int
+    plan: PlanText
+    run: RunId
 
 
 class RunSubmission(WireModel):
@@ -52,89 +66,54 @@ class StopRequest(WireModel):
     force: bool = False
 
 
-class PartyView(WireModel):
-    """An enrolled party."""
+class PersonRequest(WireModel):
+    """A new person. Without a password there is no signing in by one."""
 
-    name: str
-    public_key: PublicKeyHex
-    fingerprint: str
-    enrolled_at: datetime
-
-
-class PartyList(WireModel):
-    """Every enrolled party, by name."""
-
-    parties: tuple[PartyView, ...]
+    name: Name
+    role: RoleName
+    password: Password | None = None
 
 
-class ExchangeView(WireModel):
-    """One exchange: wall-clock seconds and frame bytes by party (up = from the party)."""
+class RoleRequest(WireModel):
+    """A person's new role."""
 
-    phase: str
-    round: int | None
-    seconds: float
-    bytes_up: Mapping[str, int]
-    bytes_down: Mapping[str, int]
+    role: RoleName
 
 
-class MembershipView(WireModel):
-    """A party left a run ('left' without an answer, 'refused') or came back ('returned')."""
+class PasswordRequest(WireModel):
+    """A person's new password."""
 
-    party: str
-    event: str
-    phase: str
-    round: int | None
-    at: datetime
+    password: Password
 
 
-class RunView(WireModel):
-    """A run. `error`, `exit_code` and `message` say why it failed or was stopped; `waiting_for`
-    and `pause_until` (UTC) whom a paused run waits for, and how long."""
+class TokenRequest(WireModel):
+    """A new API token. It ends by itself after `days`."""
 
-    run_id: str
-    plan_name: str
-    plan_digest: str
-    requester: str
-    state: str
-    stop_requested: bool
-    resume_requested: bool
-    phase: str | None
-    round: int | None
-    total_rounds: int | None
-    flower_run_id: str | None
-    error: str | None
-    exit_code: int | None
-    message: str | None
-    created_at: datetime
-    started_at: datetime | None
-    ended_at: datetime | None
-    waiting_for: tuple[str, ...]
-    pause_until: datetime | None
-
-    @property
-    def active(self) -> bool:
-        """True until the run has ended."""
-        return self.state in ("created", "running", "paused")
-
-
-class RunDetail(RunView):
-    """A run with what it measured and released."""
-
-    outcome: Mapping[str, Any] | None
-    members: tuple[str, ...]
-    exchanges: tuple[ExchangeView, ...]
-    membership: tuple[MembershipView, ...]
-    metrics: Mapping[str, float]
-
-
-class RunList(WireModel):
-    """The newest runs, newest first."""
-
-    runs: tuple[RunView, ...]
+    name: Name
+    role: RoleName
+    days: Annotated[int, Field(ge=1, le=MAX_TOKEN_DAYS)] = DEFAULT_TOKEN_DAYS
 
 
 class Health(WireModel):
-    """The control plane is up."""
+    """Whether the process answers, or is ready; `missing` says what is not there."""
 
-    status: str
+    status: Literal["ok", "not ready"]
     federation: str
+    missing: tuple[str, ...] = ()
+
+
+class Told(WireModel):
+    """A disclosure was taken in; `sequence` is its own."""
+
+    sequence: int
+
+
+class Problem(BaseModel):
+    """Why a request failed (RFC 9457). `error` and `exit_code` are those of the commands."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    error: str
+    exit_code: int

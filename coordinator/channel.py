@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
+from privacy.evidence_statements import Heard
+
 
 class Channel(Protocol):
     """Carries signed frames; understands none of them."""
@@ -51,6 +53,11 @@ class Recorder(Protocol):
 
     def membership(self, party: str, event: str) -> None:
         """A party left in this phase ('left': no answer, 'refused': for good) or 'returned'."""
+        ...
+
+    def statements(self, heard: Sequence[Heard]) -> None:
+        """Parties' signed replies of one exchange, for the evidence pack; the same again is no
+        error."""
         ...
 
     def pause(self, absent: Sequence[str], until: datetime) -> None:

@@ -1,20 +1,24 @@
-"""The control plane's process: the API over TLS, beside the SuperLink that executes runs.
+"""The control plane's process: API and pages over TLS, beside the SuperLink that executes runs.
 
 Started by `fedtags-coordinator start`; alone: python -m coordinator.control_plane --home DIR.
 """
 
 from __future__ import annotations
 
-import logging
+import gc
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from coordinator.server import open_control_plane, tls_server
+from coordinator.background import background
+from coordinator.server import opened_service, tls_server
 from coordinator.settings import load_settings
 from coordinator.superlink import SuperLink
+from privacy.hosting import logs
 from privacy.hosting.commands import run_app
+from privacy.hosting.processes import signals_held
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -22,13 +26,18 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def serve(home: Annotated[Path, typer.Option(help="The coordinator's folder.")]) -> None:
     """Serve the API until SIGTERM or Ctrl-C."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    sys.setswitchinterval(0.001)  # a read must not wait long for a thread that computes
     settings = load_settings(home)
-    control = open_control_plane(
-        settings, SuperLink(settings.superlink_address, settings.ca_certificate)
-    )
-    control.recover()
-    tls_server(control, settings).run()
+    logs.set_up(settings.log.format)
+    superlink = SuperLink(settings.superlink_address, settings.ca_certificate)
+    with opened_service(settings, superlink) as service:
+        service.control.recover()
+        server = tls_server(service, settings)
+        # A full collection of all that was imported halts every answer for a tenth of a second.
+        gc.collect()
+        gc.freeze()
+        with background(service), signals_held():  # uvicorn raises again what it was stopped by
+            server.run()
 
 
 if __name__ == "__main__":

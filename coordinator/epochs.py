@@ -9,12 +9,13 @@ the same, so one that is slow to answer finds its stored reply.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from coordinator.exchange import Answers, Exchanges
+from coordinator.checkpoints import Answers
+from coordinator.exchange import Exchanges
 from coordinator.membership import APPROVAL, Membership, preflight_refusals
 from privacy.errors import CohortError, ProtocolError, RunError, RunStopped
 from privacy.key_agreement import lead_of
@@ -49,12 +50,14 @@ class Carried:
 
 @dataclass
 class _Call:
-    """A cohort proposed for the next epoch, and the signed decisions of those who accepted."""
+    """A cohort proposed for the next epoch, the signed decisions of those who accepted, and the
+    frames, with what they carry (`totals`), of those who have not answered yet."""
 
     epoch: int
     cohort: dict[str, bytes]
     frames: dict[str, bytes] = field(default_factory=dict)
     decisions: dict[str, bytes] = field(default_factory=dict)
+    totals: list[bytes] = field(default_factory=list)
 
 
 class Epochs:
@@ -77,6 +80,7 @@ class Epochs:
         self._call: _Call | None = None
         self._decisions: dict[str, bytes] = {}
         self._until: datetime | None = None
+        exchanges.carried = self._attachments
         self._waits_for: list[str] = []
 
     def preflight(self) -> dict[str, str]:
@@ -114,10 +118,13 @@ class Epochs:
         self._call, self._waits_for = None, []
         with exchanges.ask(members.present, SealKeys(replies=self._decisions), 0) as answers:
             bodies, seals = exchanges.hear(answers, KeySeal, 0)
+            model = b""
+            if answers.complete:
+                applied = {party: members.decisions[party].applied for party in bodies}
+                model = answers.keep(lambda: bodies[lead_of(applied)].model)
         if not self._kept(answers):
             return False
-        lead = lead_of({party: members.decisions[party].applied for party in members.present})
-        body = ConfirmKeys(replies=seals, model=bodies[lead].model)
+        body = ConfirmKeys(replies=seals, model=model)
         with exchanges.ask(members.present, body, 0) as answers:
             _, confirmations = exchanges.hear(answers, KeyConfirm, 0)
         self.carried = Carried(confirmations, lost=self._gives_up)
@@ -194,6 +201,7 @@ class Epochs:
             # need not take another member's word for the model.
             body = self._regroup(call, self.newest)
             call.frames |= exchanges.say(fresh, body, 0)
+            call.totals.append(body.total)
         asked = {one: frame for one, frame in call.frames.items() if one in members.absent}
         if asked:
             with exchanges.ask_lost(asked) as answers:
@@ -264,16 +272,27 @@ class Epochs:
         self._members.lose(answers.vanished, answers.refused, self._exchanges.where)
         return answers.complete
 
+    def _attachments(self) -> Iterable[bytes]:
+        """What later messages may still bring."""
+        called = () if self._call is None else self._call.totals
+        return (self.carried.total, self.newest.total, *called)
+
     def _wait(self) -> None:
         """Pause until it is time to ask again, or an operator wishes it."""
         recorder, members = self._exchanges.recorder, self._members
-        minutes = self._plan.cohort.pause_minutes
-        self._until = self._until or datetime.now(UTC) + timedelta(minutes=minutes)
-        if datetime.now(UTC) >= self._until:
+        exchanges = self._exchanges
+        if self._until is None:
+            wait = timedelta(minutes=self._plan.cohort.pause_minutes)
+            self._until = exchanges.moment(lambda: datetime.now(UTC) + wait)
+        # A run that was taken up asks once more, whatever the time: nobody asked meanwhile.
+        at_once = exchanges.pending or exchanges.resumed
+        if datetime.now(UTC) >= self._until and not at_once:
             raise members.shortage()
         if self._waits_for != sorted(members.absent):
             self._waits_for = sorted(members.absent)
             recorder.pause(self._waits_for, self._until)
+        if at_once:
+            return
         ask_again = time.monotonic() + ASK_AGAIN_S
         while time.monotonic() < ask_again and datetime.now(UTC) < self._until:
             if recorder.stop_requested():

@@ -1,23 +1,27 @@
 """One exchange: say one thing to some parties, wait, and hear who answered, in which words.
 
 The coordinator relays signed frames and checks that everyone said what the protocol allows. It is
-no root of trust: parties check each other's signatures themselves.
+no root of trust: parties check each other's signatures themselves. An exchange that an earlier
+process of the run has made is not made again (`coordinator.checkpoints`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TypeVar
 
 from coordinator.channel import Channel, Recorder
+from coordinator.checkpoints import Answers, Journal, Measured, Replay, digest_of
 from models.plan import Plan
 from privacy.conversation import Conversation
 from privacy.errors import ProtocolError, RunStopped
-from privacy.framing import statement_of
+from privacy.evidence_statements import Heard
+from privacy.framing import Attached, frame_digest, statement_of
 from privacy.identity import SigningKey
 from privacy.ledger_heads import SignedHead, check_ahead, read_head
 from privacy.messages import REFUSAL, Body, Decision, manifest_hash
@@ -41,22 +45,11 @@ class RunRequest:
     members: Mapping[str, bytes]
 
 
-@dataclass
-class Answers:
-    """What came back: a frame, a refusal or nothing from each party that was asked."""
-
-    frames: dict[str, bytes]
-    refused: tuple[str, ...]
-    vanished: tuple[str, ...]
-
-    @property
-    def complete(self) -> bool:
-        """True if everyone answered and nobody refused."""
-        return not self.refused and not self.vanished
-
-
 class Exchanges:
-    """The conversations of one run, each with the party's newest epoch, and their record."""
+    """The conversations of one run, each with the party's newest epoch, and their record.
+
+    `carried` gives the attachments that later messages may bring.
+    """
 
     def __init__(
         self,
@@ -65,12 +58,19 @@ class Exchanges:
         channel: Channel,
         signer: SigningKey,
         recorder: Recorder,
+        journal: Journal | None = None,
     ) -> None:
         self.request, self.plan, self.recorder = request, plan, recorder
         self.phase, self.round = "", 0
         self._channel, self._signer = channel, signer
         self._talks: dict[str, Conversation] = {}
         self._heads: dict[str, SignedHead] = {}
+        self.carried: Callable[[], Iterable[bytes]] = tuple
+        self._replay = Replay(journal)
+        self._attached = Attached(0, b"")
+        # Of each party the digest of what it was asked last, and who was named as participants.
+        self._asked: dict[str, bytes] = {}
+        self._named: dict[str, tuple[str, ...]] = {}
         # Parties that did not answer the last time: an abort would only wait for them again.
         self._silent: set[str] = set()
 
@@ -100,12 +100,14 @@ class Exchanges:
                 manifest_hash(cohort),
                 epoch,
             )
+            self._named[party] = tuple(sorted(cohort))
 
     def narrow(self, parties: Iterable[str]) -> None:
         """From now on these and no others take part."""
         keys = {party: self.request.members[party] for party in parties}
         for party in keys:
             self._talks[party].manifest = manifest_hash(keys)
+            self._named[party] = tuple(sorted(keys))
 
     def forget(self, parties: Iterable[str]) -> None:
         """These have said no by a decision, and hold nothing of the run."""
@@ -115,11 +117,15 @@ class Exchanges:
     def say(
         self, parties: Iterable[str], body: Body, number: int, attempt: int = 1
     ) -> dict[str, bytes]:
-        """The frames that begin an exchange; `number` and `attempt` as in a message's header."""
-        return {
-            party: self._talks[party].say(body, number, attempt=attempt, begins=True)
-            for party in parties
-        }
+        """The frames that begin an exchange; `number` and `attempt` as in a message's header. Of
+        one that was answered before, perhaps their statements only."""
+        attached = self._attached = self._replay.attached(body)
+        frames = {}
+        for party in parties:
+            talk = self._talks[party]
+            frame = talk.say(body, number, attempt=attempt, begins=True, attached=attached)
+            frames[party], self._asked[party] = frame, frame_digest(frame)
+        return frames
 
     @contextmanager
     def ask(
@@ -141,8 +147,15 @@ class Exchanges:
 
     @contextmanager
     def _carry(self, frames: dict[str, bytes], timeout_s: float, phase: str) -> Iterator[Answers]:
+        if self._replay.pending:
+            answers = self._replay.answers(frames)
+            self._note_silent(frames, answers.vanished)
+            yield answers
+            return
+        self._replay.begin()
         if self.recorder.stop_requested():
             raise RunStopped("an operator stopped the run")
+        asked = digest_of(frames) if self._replay.durable else b""
         down = {party: len(frame) for party, frame in frames.items()}
         started = time.monotonic()
         replies = dict(self._channel.exchange(frames, timeout_s))
@@ -152,10 +165,37 @@ class Exchanges:
         for party in refused:
             del replies[party]
         vanished = tuple(sorted(set(down) - set(up)))
-        self._silent = (self._silent - set(up)) | set(vanished)
-        yield Answers(replies, refused, vanished)
-        seconds = time.monotonic() - started
-        self.recorder.exchange(phase, self.round or None, seconds, up, down)
+        self._note_silent(down, vanished)
+        answers = Answers(replies, refused, vanished)
+        yield answers
+        seconds, number = time.monotonic() - started, self.round or None
+        if self._replay.durable:
+            measured = Measured(phase, number, seconds, up, down)
+            self._replay.answered(asked, self._attached, answers, self.carried(), measured)
+        else:
+            self.recorder.exchange(phase, number, seconds, up, down)
+
+    def _note_silent(self, asked: Iterable[str], vanished: Iterable[str]) -> None:
+        self._silent = (self._silent - set(asked)) | set(vanished)
+
+    @property
+    def durable(self) -> bool:
+        """True if another process can take the run up where this one ends."""
+        return self._replay.durable
+
+    @property
+    def pending(self) -> bool:
+        """True while the run is told again: nothing is waited for then."""
+        return self._replay.pending
+
+    @property
+    def resumed(self) -> bool:
+        """True in a process that took the run up, until its first exchange has ended."""
+        return self._replay.resumed
+
+    def moment(self, now: Callable[[], datetime]) -> datetime:
+        """The moment that the run decides by at this point; the same one when it is taken up."""
+        return self._replay.moment(now)
 
     def hear(
         self, answers: Answers, expected: type[BodyT], number: int, attempt: int = 1
@@ -166,16 +206,27 @@ class Exchanges:
         ProtocolError, naming the party, for what is not the one reply that may come now, or whose
         ledger head is not of this run and round or goes back.
         """
-        bodies, statements = {}, {}
-        for party in sorted(answers.frames):
-            frame, talk = answers.frames.pop(party), self._talks[party]
-            try:
-                received = talk.receive(frame, expected)
-                bodies[party] = talk.hear(received, expected, number, attempt=attempt, begins=False)
+        bodies, statements = {}, answers.statements
+        heard: list[Heard] = []
+        try:
+            for party in sorted(answers.frames):
+                frame, talk = answers.frames.pop(party), self._talks[party]
+                read = talk.receive_again if answers.again else talk.receive
+                try:
+                    received = read(frame, expected)
+                    bodies[party] = talk.hear(
+                        received, expected, number, attempt=attempt, begins=False
+                    )
+                except ProtocolError as error:
+                    raise type(error)(f"{party}: {error}") from error
                 statements[party] = statement_of(frame)
-            except ProtocolError as error:
-                raise type(error)(f"{party}: {error}") from error
-            self._check_head(party, bodies[party], number)
+                heard.append(
+                    Heard(received, self._asked[party], self._named[party], statements[party])
+                )
+                self._check_head(party, bodies[party], number)
+        finally:
+            if heard and not answers.again:
+                self.recorder.statements(heard)
         return bodies, statements
 
     def tell(self, body: Body, timeout_s: float) -> None:

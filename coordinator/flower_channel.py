@@ -27,7 +27,7 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects
 from flwr.supercore.run import RunNotRunningException
 
-from privacy.errors import RunError, RunStopped
+from privacy.errors import RunInterrupted
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +45,8 @@ class FlowerChannel:
         self._nodes = dict(nodes)
 
     def exchange(self, frames: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
-        """As `Channel.exchange`. Raises RunStopped if Flower ended the run, RunError if the
-        SuperLink refuses."""
+        """As `Channel.exchange`. Raises RunInterrupted if Flower ended its run, or the SuperLink
+        refuses; while it is away, Flower's own client asks again until it is back."""
         return self._exchange("query.frame", frames, timeout_s)
 
     def exchange_empty(self, parties: Iterable[str], timeout_s: float) -> Mapping[str, bytes]:
@@ -61,9 +61,9 @@ class FlowerChannel:
         try:
             return self._carry(kind, frames, timeout_s)
         except RunNotRunningException:  # a BaseException of Flower's
-            raise RunStopped("the Flower run was stopped") from None
+            raise RunInterrupted("Flower ended its run") from None
         except httpx.HTTPError as error:
-            raise RunError(
+            raise RunInterrupted(
                 f"the SuperLink failed an exchange ({type(error).__name__}); see logs/superlink.log"
             ) from error
 

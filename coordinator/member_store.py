@@ -1,7 +1,8 @@
-"""Who belongs to the federation: parties, invitations, API tokens and requesters.
+"""Who belongs to the federation: parties, invitations and requesters.
 
-Tokens are 256-bit random values, shown once; the database holds their HMAC-SHA-256 under a key
-that lies in a file, so neither a stolen database nor a stolen key file alone is of any use.
+Invitations' tokens are 256-bit random values, shown once; the database holds their HMAC-SHA-256
+under a key that lies in a file, so neither a stolen database nor a stolen key file alone is of any
+use.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, insert, or_, select, update
 
 from coordinator.run_store import MIGRATIONS
-from coordinator.tables import api_tokens, invitations, parties, requesters
-from privacy.errors import ConfigError
+from coordinator.tables import invitations, parties, requesters
+from privacy.errors import ConfigError, NotFound
 from privacy.hosting.database import open_engine, reading, store_errors, utc_now
 from privacy.hosting.migrations import upgrade_engine
 from privacy.identity import PARTY_PATTERN, fingerprint
@@ -28,12 +29,13 @@ TOKEN_BYTES = 32
 
 @dataclass(frozen=True)
 class Party:
-    """An enrolled party: its public keys and when it enrolled."""
+    """A party: its public keys, when it enrolled, and when it was removed, if it was."""
 
     name: str
     public_key: bytes
     supernode_public_key: str
     enrolled_at: datetime
+    removed_at: datetime | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -47,6 +49,15 @@ class Requester:
 
     name: str
     public_key: bytes
+
+
+@dataclass(frozen=True)
+class OpenInvitation:
+    """An invitation that can still be used, without its token."""
+
+    party: str
+    created_at: datetime
+    expires_at: datetime
 
 
 @dataclass(frozen=True)
@@ -90,25 +101,6 @@ class MemberStore:
         with store_errors(), reading(self._engine) as connection:
             rows = connection.execute(select(requesters).order_by(requesters.c.name)).all()
         return [Requester(row.name, row.public_key) for row in rows]
-
-    def add_api_token(self, name: str, role: str) -> str:
-        """A new API token; only its hash is kept."""
-        token = secrets.token_urlsafe(TOKEN_BYTES)
-        with store_errors(), self._engine.begin() as connection:
-            connection.execute(
-                insert(api_tokens).values(
-                    token_hash=self._hash(token), name=name, role=role, created_at=utc_now()
-                )
-            )
-        return token
-
-    def role_of_token(self, token: str) -> str | None:
-        """The role that an API token gives, None if it is unknown or revoked."""
-        query = select(api_tokens.c.role).where(
-            api_tokens.c.token_hash == self._hash(token), api_tokens.c.revoked_at.is_(None)
-        )
-        with store_errors(), reading(self._engine) as connection:
-            return connection.execute(query).scalar_one_or_none()
 
     def invite(self, party: str, valid: timedelta) -> Invitation:
         """A one-time invitation for `party`. Raises ConfigError if it is enrolled already."""
@@ -168,26 +160,8 @@ class MemberStore:
                 )
             if enrolled is not None:
                 raise ConfigError(f"party {party} is enrolled already with another invitation")
-            taken = select(parties.c.name).where(
-                or_(
-                    parties.c.public_key == public_key,
-                    parties.c.supernode_public_key == supernode_public_key,
-                )
-            )
-            if connection.execute(taken).first() is not None:
-                raise ConfigError(
-                    "a key of this party belongs to another member; every party makes its own "
-                    "keys with `fedtags-party init`"
-                )
             new = Party(party, public_key, supernode_public_key, utc_now())
-            connection.execute(
-                insert(parties).values(
-                    name=new.name,
-                    public_key=new.public_key,
-                    supernode_public_key=new.supernode_public_key,
-                    enrolled_at=new.enrolled_at,
-                )
-            )
+            _store_party(connection, new)
             connection.execute(
                 update(invitations)
                 .where(invitations.c.token_hash == invitation.token_hash)
@@ -198,6 +172,10 @@ class MemberStore:
 
     def parties(self) -> Sequence[Party]:
         """Every enrolled party, by name."""
+        return [party for party in self.everyone() if party.removed_at is None]
+
+    def everyone(self) -> Sequence[Party]:
+        """Every party, by name, those that were removed included."""
         with store_errors(), reading(self._engine) as connection:
             rows = connection.execute(select(parties).order_by(parties.c.name)).all()
         return [Party(*row) for row in rows]
@@ -207,11 +185,80 @@ class MemberStore:
         with store_errors(), reading(self._engine) as connection:
             return self._party(connection, name)
 
+    def remove(self, name: str, unregister: Callable[[Party], None]) -> Party:
+        """Remove a party, calling `unregister` before it is final; it stays listed as removed.
+
+        Its open invitations end. Raises NotFound if it is not enrolled.
+        """
+        with store_errors(), self._engine.begin() as connection:
+            party = self._party(connection, name)
+            if party is None:
+                raise NotFound("no enrolled party has this name; list them to see which there are")
+            connection.execute(
+                update(parties).where(parties.c.name == name).values(removed_at=utc_now())
+            )
+            connection.execute(
+                update(invitations)
+                .where(invitations.c.party == name, invitations.c.used_at.is_(None))
+                .values(expires_at=utc_now())
+            )
+            unregister(party)
+            row = connection.execute(select(parties).where(parties.c.name == name)).one()
+        return Party(*row)
+
+    def open_invitations(self) -> Sequence[OpenInvitation]:
+        """Invitations that can still be used, by party."""
+        query = select(
+            invitations.c.party, invitations.c.created_at, invitations.c.expires_at
+        ).where(invitations.c.used_at.is_(None), invitations.c.expires_at > utc_now())
+        query = query.order_by(invitations.c.party, invitations.c.created_at)
+        with store_errors(), reading(self._engine) as connection:
+            return [OpenInvitation(*row) for row in connection.execute(query)]
+
     def _party(self, connection: Connection, name: str) -> Party | None:
-        row = connection.execute(select(parties).where(parties.c.name == name)).one_or_none()
+        row = connection.execute(
+            select(parties).where(parties.c.name == name, parties.c.removed_at.is_(None))
+        ).one_or_none()
         return None if row is None else Party(*row)
 
     def _hash(self, token: str) -> str:
         return hmac.new(
             self._token_key, b"fedtags token 1\0" + token.encode(), hashlib.sha256
         ).hexdigest()
+
+
+def _store_party(connection: Connection, new: Party) -> None:
+    """Store a party, or take a removed one back with the keys that it had: others pinned them."""
+    known = connection.execute(select(parties).where(parties.c.name == new.name)).one_or_none()
+    if known is not None:
+        had = (known.public_key, known.supernode_public_key)
+        if had != (new.public_key, new.supernode_public_key):
+            raise ConfigError(
+                f"party {new.name} was a member with other keys, which the other members have "
+                "pinned; join with its old home folder, or under another name"
+            )
+        connection.execute(
+            update(parties)
+            .where(parties.c.name == new.name)
+            .values(removed_at=None, enrolled_at=new.enrolled_at)
+        )
+        return
+    taken = select(parties.c.name).where(
+        or_(
+            parties.c.public_key == new.public_key,
+            parties.c.supernode_public_key == new.supernode_public_key,
+        )
+    )
+    if connection.execute(taken).first() is not None:
+        raise ConfigError(
+            "a key of this party belongs to another member; every party makes its own keys with "
+            "`fedtags-party init`"
+        )
+    connection.execute(
+        insert(parties).values(
+            name=new.name,
+            public_key=new.public_key,
+            supernode_public_key=new.supernode_public_key,
+            enrolled_at=new.enrolled_at,
+        )
+    )

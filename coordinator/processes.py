@@ -19,7 +19,8 @@ SERVICE_NAME = "coordinator"
 
 
 def run_foreground(settings: CoordinatorSettings) -> None:
-    """Run the coordinator's processes until SIGTERM or Ctrl-C, or until one ends.
+    """Run the coordinator's processes until SIGTERM or Ctrl-C; one that ends is started again,
+    unless it keeps ending.
 
     Raises PortInUseError, CertificateError or NotRunningError.
     """
@@ -39,6 +40,7 @@ def run_foreground(settings: CoordinatorSettings) -> None:
             "control-plane",
             [sys.executable, "-m", "coordinator.control_plane", "--home", str(settings.home)],
             ready=lambda: accepts_connections(settings.host, settings.control.port),
+            restart=True,
         )
         supervisor.start(superlink_child(files))
         environment = {HOME_VARIABLE: str(settings.home)}

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from coordinator.aggregate import Adder
 from coordinator.channel import Channel, Recorder
+from coordinator.checkpoints import Answers, Journal
 from coordinator.epochs import Carried, Epochs
-from coordinator.exchange import Answers, Exchanges, RunRequest
+from coordinator.exchange import Exchanges, RunRequest
 from coordinator.membership import Membership, refusal_error, timeout_error
 from coordinator.outcome import (
     Figures,
@@ -23,7 +25,7 @@ from coordinator.outcome import (
     figures_of,
 )
 from models.plan import Plan, parse_plan
-from privacy.errors import CohortError, FedtagsError, RunError
+from privacy.errors import CohortError, FedtagsError, RunError, RunInterrupted, StoreError
 from privacy.identity import SigningKey
 from privacy.messages import (
     MAX_ATTEMPTS,
@@ -49,16 +51,22 @@ Part = type[WeightUpdate] | type[Update] | type[EvaluationUpdate]
 
 
 def run(
-    request: RunRequest, channel: Channel, signer: SigningKey, recorder: Recorder
+    request: RunRequest,
+    channel: Channel,
+    signer: SigningKey,
+    recorder: Recorder,
+    journal: Journal | None = None,
 ) -> RunOutcome:
     """Drive one run to its end. Raises PlanError, or a RunError that names phase and party.
 
     Whatever ends a run early, every party that was asked is told to abort, so that a party
-    that has not touched data gives its reservation back.
+    that has not touched data gives its reservation back. `journal`: another process can go on
+    where this one ends; RunInterrupted and StoreError then end the process, not the run.
     """
     plan = parse_plan(request.plan_source)
     with Adder() as adder:
-        return Conduct(Exchanges(request, plan, channel, signer, recorder), adder).run()
+        exchanges = Exchanges(request, plan, channel, signer, recorder, journal)
+        return Conduct(exchanges, adder).run()
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,8 @@ class Conduct:
             parties = self._open_evaluation()
             figures, published = self._publish(parties)
         except BaseException as error:
-            self._abort(error)
+            if not (self.exchanges.durable and _process_only(error)):
+                self._abort(error)
             raise
         return RunOutcome(
             parties,
@@ -174,7 +183,8 @@ class Conduct:
         asked = self.members.present
         with self.exchanges.ask(asked, self._asking(wanted), wanted.number, attempt) as answers:
             parts, statements = self.exchanges.hear(answers, wanted.part, wanted.number, attempt)
-            answered, total = bool(parts), self._add(parts) if answers.complete else b""
+            answered = bool(parts)
+            total = answers.keep(partial(self._add, parts)) if answers.complete else b""
             parts.clear()
         if answered:
             self.epochs.carried = Carried()
@@ -270,6 +280,11 @@ class Conduct:
         reason = type(error).__name__ if isinstance(error, FedtagsError) else "InternalError"
         with contextlib.suppress(FedtagsError):  # the run's own error is the one to tell
             self.exchanges.tell(Abort(reason=reason), ABORT_TIMEOUT_S)
+
+
+def _process_only(error: BaseException) -> bool:
+    """Whether it ends this process only: also a signal's SystemExit, or Flower's end of its run."""
+    return isinstance(error, RunInterrupted | StoreError) or not isinstance(error, Exception)
 
 
 def _proposed(plan: Plan, members: Mapping[str, bytes]) -> list[str]:

@@ -1,23 +1,32 @@
 """The run store: what the control plane and the ServerApp both know of a run.
 
 Both processes open it, each with its own connections; every change is one transaction. A run is
-created, running, perhaps paused and running again, and then finished, failed or stopped; nothing
-leaves those last three.
+created, running, perhaps paused or recovering and running again, and then finished, failed or
+stopped; nothing leaves those last three.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, RowMapping, insert, select, update
+from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from coordinator.checkpoint_tables import checkpoint_attachments, checkpoints
+from coordinator.checkpoints import Answered, entry_from_bytes
 from coordinator.run_recorder import RunRecorder
+from coordinator.run_records import (
+    ACTIVE,
+    RECOVERING,
+    Exchange,
+    Membership,
+    RunRecord,
+    plain,
+    record_of,
+)
 from coordinator.tables import (
     exchange_bytes,
     exchanges,
@@ -28,69 +37,23 @@ from coordinator.tables import (
     runs,
 )
 from models.plan import parse_plan, plan_digest
-from privacy.errors import FedtagsError, RunActiveError, RunError, RunStopped, StoreError
+from privacy.errors import (
+    FedtagsError,
+    RunActiveError,
+    RunError,
+    RunInterrupted,
+    RunStopped,
+    StoreError,
+)
 from privacy.hosting.database import open_engine, reading, store_errors, utc_now
 from privacy.hosting.migrations import upgrade_engine
 
 if TYPE_CHECKING:
     from coordinator.rounds import RunRequest
 
+__all__ = ["ACTIVE", "RECOVERING", "Exchange", "Membership", "RunRecord", "RunStore"]
+
 MIGRATIONS = Path(__file__).parent / "migrations"
-ACTIVE = ("created", "running", "paused")
-
-
-@dataclasses.dataclass(frozen=True)
-class Exchange:
-    """One exchange as recorded: wall-clock seconds, frame bytes by party (up = from the party)."""
-
-    phase: str
-    round: int | None
-    seconds: float
-    bytes_up: Mapping[str, int]
-    bytes_down: Mapping[str, int]
-
-
-@dataclasses.dataclass(frozen=True)
-class Membership:
-    """A party left ('left' without an answer, 'refused') or came back ('returned') in a run."""
-
-    party: str
-    event: str
-    phase: str
-    round: int | None
-    at: datetime
-
-
-@dataclasses.dataclass(frozen=True)
-class RunRecord:
-    """A run as stored. `error`, `exit_code` and `message` are set once it failed or was stopped;
-    `waiting_for` and `pause_until` while it is paused."""
-
-    run_id: str
-    plan_name: str
-    plan_digest: str
-    requester_public: bytes
-    state: str
-    stop_requested: bool
-    resume_requested: bool
-    phase: str | None
-    round: int | None
-    total_rounds: int | None
-    flower_run_id: str | None
-    error: str | None
-    exit_code: int | None
-    message: str | None
-    outcome: Mapping[str, Any] | None
-    created_at: datetime
-    started_at: datetime | None
-    ended_at: datetime | None
-    waiting_for: tuple[str, ...]
-    pause_until: datetime | None
-
-    @property
-    def active(self) -> bool:
-        """True until the run has ended."""
-        return self.state in ACTIVE
 
 
 class RunStore:
@@ -132,12 +95,14 @@ class RunStore:
             "active_slot": 1,
             "stop_requested": False,
             "created_at": utc_now(),
+            "attempt": 1,
+            "attempt_at": utc_now(),
         }
         with store_errors(), self._engine.begin() as connection:
             earlier = self._row(connection, run_id)
             if earlier is not None:
                 if earlier["requester_signature"] == requester_signature:
-                    return _record(earlier)
+                    return record_of(earlier)
                 raise StoreError(f"run id {run_id} was used before; submit under a new run id")
             active = connection.execute(
                 select(runs.c.run_id).where(runs.c.active_slot.is_not(None))
@@ -149,7 +114,8 @@ class RunStore:
             except IntegrityError as error:
                 # Elsewhere than on SQLite two submissions may both have seen no active run.
                 raise RunActiveError(_active_message("started a moment ago")) from error
-            members = connection.execute(select(parties.c.name, parties.c.public_key)).all()
+            enrolled = select(parties.c.name, parties.c.public_key)
+            members = connection.execute(enrolled.where(parties.c.removed_at.is_(None))).all()
             if members:
                 connection.execute(
                     insert(run_members),
@@ -160,7 +126,7 @@ class RunStore:
                 )
             created = self._row(connection, run_id)
             assert created is not None
-            return _record(created)
+            return record_of(created)
 
     def load_request(self, run_id: str) -> RunRequest:
         """What a run was asked to do, as the requester signed it. Raises StoreError if unknown."""
@@ -192,13 +158,13 @@ class RunStore:
             row = self._row(connection, run_id)
         if row is None:
             raise StoreError(_unknown(run_id))
-        return _record(row)
+        return record_of(row)
 
     def list_runs(self, limit: int = 50) -> Sequence[RunRecord]:
         """The newest runs, newest first."""
         query = select(runs).order_by(runs.c.created_at.desc(), runs.c.run_id.desc()).limit(limit)
         with store_errors(), reading(self._engine) as connection:
-            return [_record(row) for row in connection.execute(query).mappings()]
+            return [record_of(row) for row in connection.execute(query).mappings()]
 
     def active_run(self) -> RunRecord | None:
         """The active run, if there is one."""
@@ -208,7 +174,7 @@ class RunStore:
                 .mappings()
                 .one_or_none()
             )
-        return None if row is None else _record(row)
+        return None if row is None else record_of(row)
 
     def exchanges_of(self, run_id: str) -> Sequence[Exchange]:
         """Every exchange of a run, oldest first."""
@@ -245,10 +211,11 @@ class RunStore:
             rows = connection.execute(query.order_by(metrics.c.id)).all()
         return {row.name: row.value for row in rows}
 
-    def recorder(self, run_id: str) -> RunRecorder:
-        """A `coordinator.channel.Recorder` for this run. Raises StoreError if there is none."""
-        self.get(run_id)
-        return RunRecorder(self._engine, run_id)
+    def recorder(self, run_id: str, attempt: int | None = None) -> RunRecorder:
+        """Recorder and journal of this run for this attempt, by default for the newest one. Raises
+        StoreError if there is no such run."""
+        record = self.get(run_id)
+        return RunRecorder(self._engine, run_id, record.attempt if attempt is None else attempt)
 
     def attach_flower_run(self, run_id: str, flower_run_id: str) -> None:
         """Remember which Flower run executes this run."""
@@ -257,18 +224,84 @@ class RunStore:
                 update(runs).where(runs.c.run_id == run_id).values(flower_run_id=flower_run_id)
             )
 
-    def finish(self, run_id: str, outcome: object) -> None:
-        """End a run well. `outcome` is a dataclass or mapping of public values (bytes as hex).
+    # Attempts ----------------------------------------------------------------------------------
 
-        Raises StoreError if the run had already ended.
+    def claim(self, run_id: str, flower_run_id: str, process: str) -> int | None:
+        """The attempt that the process of this Flower run makes; None until the control plane has
+        said so. Raises RunInterrupted if the run is over or another Flower run executes it."""
+        mine = runs.c.run_id == run_id, runs.c.flower_run_id == flower_run_id
+        with store_errors(), self._engine.begin() as connection:
+            row = self._row(connection, run_id)
+            if row is None or row["active_slot"] is None:
+                raise RunInterrupted(f"run {run_id} is over")
+            if row["flower_run_id"] != flower_run_id:
+                return None
+            connection.execute(update(runs).where(*mine).values(process=process))
+            return int(row["attempt"])
+
+    def begin_attempt(self, run_id: str, earlier: int, flower_run_id: str | None) -> bool:
+        """From now on this Flower run executes the run (None: none could be started), and whatever
+        made attempt `earlier` can write no more. False, and nothing changed, if the run has ended
+        or another attempt has begun."""
+        with store_errors(), self._engine.begin() as connection:
+            changed = connection.execute(
+                self._change_of(run_id, earlier).values(
+                    attempt=earlier + 1,
+                    attempt_at=utc_now(),
+                    stalled=runs.c.stalled + 1,
+                    state=RECOVERING,
+                    process=None,
+                    flower_run_id=func.coalesce(flower_run_id, runs.c.flower_run_id),
+                )
+            ).rowcount
+        return bool(changed)
+
+    def interrupted(self, run_id: str, attempt: int, reason: str | None) -> bool:
+        """What made this attempt has ended, for this reason (None: unknown), and not the run. False
+        if the run has ended or another attempt has begun."""
+        values: dict[str, Any] = {"state": RECOVERING, "waiting_for": None, "pause_until": None}
+        if reason is not None:
+            values["interruption"] = reason
+        with store_errors(), self._engine.begin() as connection:
+            change = self._change_of(run_id, attempt).values(values)
+            return bool(connection.execute(change).rowcount)
+
+    def heard_last(self, run_id: str) -> frozenset[str]:
+        """The parties that answered the newest exchange of an active run that anybody answered;
+        none before the first one."""
+        query = select(checkpoints.c.content).where(checkpoints.c.run_id == run_id)
+        with store_errors(), reading(self._engine) as connection:
+            for content in connection.execute(
+                query.order_by(checkpoints.c.number.desc())
+            ).scalars():
+                entry = entry_from_bytes(content)
+                if isinstance(entry, Answered) and entry.statements:
+                    return frozenset(entry.statements)
+        return frozenset()
+
+    def _change_of(self, run_id: str, attempt: int) -> Any:
+        return update(runs).where(
+            runs.c.run_id == run_id, runs.c.attempt == attempt, runs.c.active_slot.is_not(None)
+        )
+
+    # Ends --------------------------------------------------------------------------------------
+
+    def finish(self, run_id: str, outcome: object, attempt: int | None = None) -> None:
+        """End a run well. `outcome` is a dataclass or mapping of public values (bytes as hex);
+        `attempt`: who says so, if not just anybody.
+
+        Raises StoreError if the run had already ended, or another attempt conducts it.
         """
-        if not self._end(run_id, state="finished", outcome=json.dumps(_plain(outcome))):
+        values = {"state": "finished", "outcome": json.dumps(plain(outcome))}
+        if not self._end(run_id, attempt, **values):
             raise StoreError(f"run {run_id} has already ended; its result was not stored")
 
-    def fail(self, run_id: str, error: FedtagsError) -> bool:
-        """End a run with `error` (RunStopped: state 'stopped'). False if it had already ended."""
+    def fail(self, run_id: str, error: FedtagsError, attempt: int | None = None) -> bool:
+        """End a run with `error` (RunStopped: state 'stopped'). False if it had already ended, or
+        another attempt than this one conducts it."""
         return self._end(
             run_id,
+            attempt,
             state="stopped" if isinstance(error, RunStopped) else "failed",
             error=type(error).__name__,
             exit_code=error.exit_code,
@@ -301,23 +334,30 @@ class RunStore:
             raise RunError(f"run {run_id} is not paused ({record.state}); nothing to resume")
         return record
 
-    def _end(self, run_id: str, **values: object) -> bool:
+    def _end(self, run_id: str, attempt: int | None, **values: object) -> bool:
+        """Every way out: what the run had heard is erased with it."""
+        this = [runs.c.run_id == run_id, runs.c.state.in_(ACTIVE)]
+        if attempt is not None:
+            this.append(runs.c.attempt == attempt)
         with store_errors(), self._engine.begin() as connection:
             if self._row(connection, run_id) is None:
                 raise StoreError(_unknown(run_id))
-            return bool(
-                connection.execute(
-                    update(runs)
-                    .where(runs.c.run_id == run_id, runs.c.state.in_(ACTIVE))
-                    .values(
-                        active_slot=None,
-                        ended_at=utc_now(),
-                        waiting_for=None,
-                        pause_until=None,
-                        **values,
-                    )
-                ).rowcount
-            )
+            ended = connection.execute(
+                update(runs)
+                .where(*this)
+                .values(
+                    active_slot=None,
+                    ended_at=utc_now(),
+                    waiting_for=None,
+                    pause_until=None,
+                    process=None,
+                    **values,
+                )
+            ).rowcount
+            if ended:
+                for table in (checkpoints, checkpoint_attachments):
+                    connection.execute(delete(table).where(table.c.run_id == run_id))
+            return bool(ended)
 
     def _row(self, connection: Connection, run_id: str) -> RowMapping | None:
         query = select(runs).where(runs.c.run_id == run_id)
@@ -333,30 +373,3 @@ def _active_message(which: str) -> str:
         f"another run is active ({which}); wait for its end, or stop it with "
         "`fedtags-coordinator run stop RUN`"
     )
-
-
-def _record(row: RowMapping) -> RunRecord:
-    values: dict[str, Any] = {
-        field.name: row[field.name] for field in dataclasses.fields(RunRecord)
-    }
-    if values["outcome"] is not None:
-        values["outcome"] = json.loads(values["outcome"])
-    values["waiting_for"] = tuple(json.loads(values["waiting_for"] or "[]"))
-    return RunRecord(**values)
-
-
-def _plain(value: object) -> Any:
-    """`value` in JSON's types; raises TypeError for anything that is not a public value."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)
-        }
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, str | int | float | bool) or value is None:
-        return value
-    if isinstance(value, Sequence):
-        return [_plain(item) for item in value]
-    raise TypeError(f"a run outcome cannot hold a {type(value).__name__}")

@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from flwr.proto.control_pb2 import (
     RegisterNodeRequest,
     StartRunRequest,
     StopRunRequest,
+    UnregisterNodeRequest,
 )
 from flwr.proto.fab_pb2 import Fab
 from flwr.supercore.control import ControlHttpClient
@@ -79,6 +81,7 @@ def superlink_child(files: SuperLinkFiles) -> Child:
         argv,
         environment={"FLWR_HOME": str(files.home / "flower")},
         ready=lambda: accepts_connections(files.host, files.port),
+        restart=True,
     )
 
 
@@ -91,17 +94,20 @@ def superexec_child(files: SuperLinkFiles, environment: dict[str, str]) -> Child
         "superexec",
         argv,
         environment={"FLWR_HOME": str(files.home / "flower"), **environment},
+        restart=True,
     )
 
 
 @dataclass(frozen=True)
 class Node:
-    """A registered SuperNode. `public_key` is its canonical OpenSSH line, without a comment."""
+    """A registered SuperNode. `public_key` is its canonical OpenSSH line, without a comment;
+    `last_seen`: when it was last known to be connected, None if it never was."""
 
     node_id: int
     name: str
     public_key: str
     online: bool
+    last_seen: datetime | None = None
 
 
 class SuperLink:
@@ -124,12 +130,26 @@ class SuperLink:
         with self._client() as client:
             _call(client.RegisterNode, request, allow=ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE)
 
+    def unregister_node(self, public_key: str) -> None:
+        """Let the SuperNode with this key connect no more; an unknown one is no error."""
+        wanted = canonical_public_key(public_key)
+        found = [node.node_id for node in self.nodes() if node.public_key == wanted]
+        with self._client() as client:
+            for node_id in found:
+                _call(client.UnregisterNode, UnregisterNodeRequest(node_id=node_id))
+
     def nodes(self) -> list[Node]:
         """All registered SuperNodes."""
         with self._client() as client:
             listed = _call(client.ListNodes, ListNodesRequest()).nodes_info
         return [
-            Node(each.node_id, each.name, _openssh(each.public_key), each.status == "online")
+            Node(
+                each.node_id,
+                each.name,
+                _openssh(each.public_key),
+                each.status == "online",
+                _last_seen(each.status == "online", each),
+            )
             for each in listed
             if each.status != "unregistered"
         ]
@@ -152,10 +172,15 @@ class SuperLink:
             _call(client.StopRun, request, allow=ApiErrorCode.RUN_ALREADY_FINISHED)
 
     def status(self, flower_run_id: str) -> str:
-        """pending, starting, running, or finished:completed, :failed, :stopped."""
+        """pending, starting, running, or finished:completed, :failed, :stopped, or :unknown if the
+        SuperLink has lost it."""
         number = int(flower_run_id)
         with self._client() as client:
-            status = _call(client.ListRuns, ListRunsRequest(run_id=number)).run_dict[number].status
+            request, lost = ListRunsRequest(run_id=number), ApiErrorCode.RUN_ID_NOT_FOUND
+            listed = _call(client.ListRuns, request, allow=lost)
+        if listed is None or number not in listed.run_dict:
+            return "finished:unknown"
+        status = listed.run_dict[number].status
         return f"{status.status}:{status.sub_status}" if status.sub_status else str(status.status)
 
     def has_ended(self, flower_run_id: str) -> bool:
@@ -195,6 +220,16 @@ def _call(method: Callable[[Any], Any], request: Any, allow: int | None = None) 
             return None
         reason = said.message if said is not None else f"HTTP {error.response.status_code}"
         raise RunError(f"the SuperLink refused: {reason}; see logs/superlink.log") from error
+
+
+def _last_seen(online: bool, info: Any) -> datetime | None:
+    if online:
+        return datetime.now(UTC)
+    text = info.last_deactivated_at or info.last_activated_at
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC) if text else None
+    except ValueError:
+        return None
 
 
 def _load_public(line: str) -> ec.EllipticCurvePublicKey:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Dialect,
     Float,
     ForeignKey,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -48,6 +49,7 @@ parties = Table(
     Column("public_key", LargeBinary, nullable=False, unique=True),
     Column("supernode_public_key", String(512), nullable=False, unique=True),
     Column("enrolled_at", UtcDateTime, nullable=False),
+    Column("removed_at", UtcDateTime),
 )
 
 invitations = Table(
@@ -58,16 +60,6 @@ invitations = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
     Column("used_at", UtcDateTime),
-)
-
-api_tokens = Table(
-    "api_tokens",
-    metadata,
-    Column("token_hash", String(64), primary_key=True),
-    Column("name", String(63), nullable=False),
-    Column("role", String(31), nullable=False),
-    Column("created_at", UtcDateTime, nullable=False),
-    Column("revoked_at", UtcDateTime),
 )
 
 requesters = Table(
@@ -107,6 +99,17 @@ runs = Table(
     # While the run is paused: names of absent parties (JSON), and when it gives up.
     Column("waiting_for", Text),
     Column("pause_until", UtcDateTime),
+    # Which attempt conducts the run (0: begun by a version that kept no checkpoints), since when,
+    # its process, and how often in a row it was taken up again without getting any further.
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("attempt_at", UtcDateTime),
+    Column("stalled", Integer, nullable=False, server_default="0"),
+    Column("process", String(255)),
+    # How many events (phases, pauses, comings and goings, figures) are recorded.
+    Column("recorded", Integer, nullable=False, server_default="0"),
+    # Why the last attempt ended.
+    Column("interruption", Text),
+    Index("ix_runs_newest", "created_at", "run_id"),
 )
 
 run_members = Table(

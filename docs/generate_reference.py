@@ -31,6 +31,7 @@ from party_client import admission, policy
 from party_client.cleaning import REASONS as EVENT_REASONS
 from party_client.settings import PartySettings, party_toml
 from party_client.tables import TABLE_REASONS
+from privacy.disclosure import TOLD
 from privacy.errors import FedtagsError
 from privacy.hosting.commands import INTERRUPTED
 from privacy.messages import COORDINATOR_MESSAGES, PARTY_MESSAGES, REFUSAL, Envelope, Treatment
@@ -155,6 +156,12 @@ def _messages(texts: Mapping[str, str]) -> str:
         parts.append(f"\n## From {title}\n")
         for body in bodies:
             parts += [f"### `{body.kind}`\n", _message(body)]
+    parts.append(
+        "\n## Told outside runs\n\nThe JSON body of a signed request, as far as the party's "
+        "policy allows ([Choose what to disclose](../how-to/choose-what-to-disclose.md)).\n"
+    )
+    for part in TOLD:
+        parts += [f"### `{part.__name__}`\n", _message(part)]
     return "\n".join(parts)
 
 

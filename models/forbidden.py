@@ -53,6 +53,7 @@ class _Lists:
     categories: tuple[_Category, ...]
 
 
+@lru_cache(maxsize=4096)
 def forbidden(name: str) -> str | None:
     """The category that `name` says (see `categories`), or None.
 
@@ -68,7 +69,7 @@ def forbidden(name: str) -> str | None:
     for category in lists.categories:
         if any(_in_chinese(one, chinese) for one in category.chinese):
             return category.name
-        if _says(words, category, lists):
+        if _says(words, category):
             return category.name
     return None
 
@@ -112,23 +113,24 @@ def _without(words: Sequence[str], allowed: Sequence[tuple[str, ...]]) -> list[s
     return left
 
 
-def _says(words: Sequence[str], category: _Category, lists: _Lists) -> bool:
+def _says(words: Sequence[str], category: _Category) -> bool:
+    forms = frozenset[str]().union(*map(_forms, words))
+    if not category.words.isdisjoint(forms):
+        return True
     for word in words:
-        if any(form in category.words for form in _forms(word, lists)):
-            return True
         if any(word.startswith(stem) for stem in category.stems):
             return True
         if any(stem in word for stem in category.stems if len(stem) >= _ANYWHERE):
             return True
-    return any(_has_phrase(words, phrase, lists) for phrase in category.phrases)
+    return any(_has_phrase(words, forms, phrase) for phrase in category.phrases)
 
 
-def _has_phrase(words: Sequence[str], phrase: tuple[str, ...], lists: _Lists) -> bool:
+def _has_phrase(words: Sequence[str], forms: frozenset[str], phrase: tuple[str, ...]) -> bool:
     size = len(phrase)
     if any(_matches(words[at : at + size], phrase) for at in range(len(words) - size + 1)):
         return True
     joined = "".join(phrase)
-    return any(joined in _forms(word, lists) for word in words) or (
+    return joined in forms or (
         len(joined) > _ANYWHERE + 2 and any(joined in word for word in words)
     )
 
@@ -145,11 +147,13 @@ def _singulars(word: str) -> tuple[str, ...]:
     return (word, word[:-1], word[:-2]) if word.endswith("es") else (word, word[:-1])
 
 
-def _forms(word: str, lists: _Lists) -> set[str]:
+@lru_cache(maxsize=4096)
+def _forms(word: str) -> frozenset[str]:
     """The word, its singular, and either without a prefix, a suffix or both."""
+    lists = _lists()
     starts = {word} | {word[len(one) :] for one in lists.prefixes if word.startswith(one)}
     ends = {start[: -len(one)] for start in starts for one in lists.suffixes if start.endswith(one)}
-    return {form for one in starts | ends for form in _singulars(one)} - {""}
+    return frozenset(form for one in starts | ends for form in _singulars(one)) - {""}
 
 
 @lru_cache(maxsize=1)

@@ -261,6 +261,10 @@ def parse_plan(source: bytes) -> Plan:
         raw = tomllib.loads(source.decode("utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise PlanError(f"the plan is not valid TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # a number of too many digits, too deep nesting
+        raise PlanError(
+            "the plan is not valid TOML: a number is too long or it nests too deep"
+        ) from (error)
     try:
         return Plan.model_validate(raw)
     except ValidationError as error:
@@ -271,12 +275,17 @@ def describe_validation_error(what: str, error: ValidationError) -> str:
     """One line per wrong field: its path and the rule, never the value that was given."""
     lines = []
     for item in error.errors(include_input=False, include_url=False, include_context=False):
-        path = ".".join(str(part) for part in item["loc"]) or what
+        path = "".join(map(_shown, ".".join(str(part) for part in item["loc"]))) or what
         if item["type"] == "extra_forbidden":
             lines.append(f"  {path}: unknown key; remove it or correct its spelling")
         else:
             lines.append(f"  {path}: {item['msg'].removeprefix('Value error, ')}")
     return f"the {what} is not valid:\n" + "\n".join(lines)
+
+
+def _shown(character: str) -> str:
+    # A key is whatever somebody wrote, and a terminal obeys some characters.
+    return character if character.isprintable() else "\ufffd"
 
 
 def read_plan(path: Path) -> tuple[Plan, bytes]:

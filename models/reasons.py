@@ -15,6 +15,9 @@ all others left as they are:
 It explains the model and not the world: no reason is a cause, correlated features share or hide
 each other's weight, and another reference gives other reasons. It reads one customer's row and
 public constants, inside that customer's own party, and is stored there only.
+
+The models, and torch with them, are imported where reasons are computed, not where their texts are
+read.
 """
 
 from __future__ import annotations
@@ -32,7 +35,6 @@ from numpy.typing import NDArray
 from models.catalogue import EVENTS_1, columns_of
 from models.features import FeatureColumn, scale_number
 from models.plan import Plan
-from models.training import model_logits
 from privacy.errors import DataError
 
 REASONS = 3
@@ -50,6 +52,8 @@ def reason_codes(
     towards the tag's value come first: up for a score at or above the upper threshold, down for one
     below the lower, either way for one between. Fewer where fewer features push that way.
     """
+    from models.training import model_logits
+
     columns = columns_of(plan)
     reference = reference_point(columns)
     codes: list[str] = []
@@ -78,6 +82,8 @@ def contributions(
         starts = [part.start for part in _parts(columns)]
         summed: NDArray[np.float64] = np.add.reduceat(single, starts, axis=1)
         return summed
+    from models.training import model_logits
+
     full = model_logits(plan, parameters, rows)
     found = np.empty((len(rows), len(columns)))
     occluded = rows.copy()

@@ -15,21 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.catalogue import input_width
+from models.charges import NOISED_SIZE, charges
 from models.evaluation import score_histogram
 from models.families import engine, network
 from models.plan import Plan
-from privacy.accounting import calibrate_release, calibrate_training, run_delta
 from privacy.dp_sgd import StepRule, train
 from privacy.errors import ProtocolError
 from privacy.factorised import row_logits
-from privacy.mechanism import Gaussian, Mechanism, SampledGaussian, gradient_mechanism
+from privacy.mechanism import Gaussian, Mechanism, SampledGaussian
 from privacy.packing import COUNT_BOUND, DeltaCode
 from privacy.randomness import Entropy, generator
 
 # Chosen on the simulated market only, for all model families: docs/explanation/utility.md.
 NOISE_WALK = 2.0
 MAX_LEARNING_RATE = 8.0
-NOISED_SIZE = "noised_size"
 
 
 @dataclass(frozen=True)
@@ -72,22 +71,15 @@ class Terms:
 
 def party_terms(plan: Plan, public_size: int) -> Terms:
     """Calibrate the plan's epsilons at a party of public size N^ (rounding to the private side)."""
-    delta = run_delta(public_size, plan.privacy.delta)
-    steps = plan.training.rounds * plan.training.local_steps
-    unit, batch = gradient_mechanism(plan.training.sample_rate, public_size, 1.0, steps)
-    sigma = calibrate_training(plan.privacy.epsilon, delta, unit.sample_rate, steps)
-    training = SampledGaussian(unit.sample_rate, sigma, steps)
-    weights = None
-    if plan.aggregation.weights == NOISED_SIZE:
-        weights = Gaussian(calibrate_release(plan.privacy.weights_epsilon, delta))
+    charged = charges(plan, public_size)
     return Terms(
         public_size=public_size,
-        delta=delta,
-        training=training,
-        evaluation=Gaussian(calibrate_release(plan.privacy.evaluation_epsilon, delta)),
-        rule=_step_rule(plan, training, batch),
+        delta=charged.delta,
+        training=charged.training,
+        evaluation=charged.evaluation,
+        rule=_step_rule(plan, charged.training, charged.batch),
         local_steps=plan.training.local_steps,
-        weights=weights,
+        weights=charged.weights,
     )
 
 

@@ -15,7 +15,9 @@ from party_client.check_cli import check
 from party_client.confirming import parse_confirmations, settle_members
 from party_client.consent_cli import app as consent_app
 from party_client.customer_cli import app as customer_app
+from party_client.disclosure_cli import app as disclosure_app
 from party_client.ledger_cli import app as ledger_app
+from party_client.model_cli import app as model_app
 from party_client.settings import DEFAULT_HOME, HOME_VARIABLE, PartySettings, load_settings
 from party_client.tags_cli import app as tags_app
 from privacy.hosting.commands import Format, run_app, say, write_json
@@ -33,6 +35,8 @@ app.add_typer(consent_app, name="consent")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(budget_app, name="budget")
 app.add_typer(plan_app, name="plan")
+app.add_typer(disclosure_app, name="disclosure")
+app.add_typer(model_app, name="model")
 operations_cli.register(app)
 catalogue_cli.register(tags_app)
 people_cli.register(app)

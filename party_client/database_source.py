@@ -23,12 +23,12 @@ from sqlalchemy import URL, Connection, Engine, create_engine, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from party_client.credentials import resolve_secret
 from party_client.duckdb_source import copy_duckdb, describe_duckdb
 from party_client.readers import Connection as DuckDB
 from party_client.readers import Relation, data_errors, database_relation, identifier, take_in
 from party_client.source_settings import DatabaseFormat
 from privacy.errors import ConfigError, DataError
+from privacy.hosting.credentials import resolve_secret
 
 BATCH = 20_000  # rows
 CONNECT_SECONDS = 15
@@ -241,15 +241,25 @@ def _opened(place: Place) -> Iterator[Connection]:
             f"({_code(error)}): check host, port, name, user and {place.where}.password, and that "
             "the server runs"
         ) from None
+    driver = opened.connection.driver_connection
     try:
         with _refused(place, "a read-only transaction cannot be opened"):
             _begin(opened)
         yield opened
     except BaseException:
+        _forget_rows(driver)
         opened.invalidate()  # the rows that are still to come are not waited for
         raise
     finally:
         opened.close()
+
+
+def _forget_rows(driver: Any) -> None:
+    """PyMySQL would read the rest of an unfinished result when that is collected, from a connection
+    that is closed by then."""
+    result: Any = getattr(driver, "_result", None)
+    if getattr(result, "unbuffered_active", False):
+        result.unbuffered_active = False
 
 
 def _begin(opened: Connection) -> None:

@@ -1,9 +1,9 @@
 """The egress log: one line for every message that leaves this party, on the disk before it leaves.
 
 HOME/egress.jsonl is a hash chain (`privacy.hash_chain`). It stands where bytes leave, after all
-else: the service hands it each frame (`record_frame`), `join` each request to the coordinator
-(`record_request`). What is no message of the protocol signed by this party, and not the one
-constant refusal, does not leave; nor does anything while the log cannot be written.
+else: the service hands it each frame (`record_frame`), and each request to the coordinator is
+handed to it (`record_request`). What is no message of the protocol signed by this party, and not
+the one constant refusal, does not leave; nor does anything while the log cannot be written.
 
 It holds no customer's data: hashes, lengths, names of fields and public constants of plans. What
 Flower's SuperNode sends by itself (registration, heartbeats, requests for work) is not in it.
@@ -23,6 +23,7 @@ from typing import Any
 import httpx
 
 from party_client.settings import PartySettings
+from privacy import disclosure
 from privacy.ciphertexts import CIPHERTEXT_BYTES
 from privacy.errors import ConfigError, LedgerError
 from privacy.framing import read
@@ -32,6 +33,7 @@ from privacy.messages import PARTY_MESSAGES, REFUSAL, Body, Treatment
 FORMAT = 1
 REFUSED = "refusal"
 ENROLMENT = "enrolment"
+DISCLOSURE = "disclosure"
 COORDINATOR = "coordinator"
 _DOMAIN = b"fedtags egress 1"
 _OPENED = "open"
@@ -44,7 +46,7 @@ _HEAD = re.compile(r"([0-9]{1,18}):([0-9a-f]{64})")
 class EgressEntry:
     """One message that left, or was about to when a crash came.
 
-    `bytes` and `sha256` are of exactly what left: a frame, or an enrolment request's body. `shape`
+    `bytes` and `sha256` are of exactly what left: a frame, or the body of a request. `shape`
     says each field's length and `treatment` why it may leave (`privacy.messages`). `epsilon`: what
     the ledger charged for this message by itself, at its delta; 0 for what is sent again, and for
     what carries no release. The sum of these is no budget: the ledger composes. `run`,
@@ -133,12 +135,19 @@ class EgressLog:
         self._append(line)
 
     def record_request(self, method: str, path: str, body: bytes) -> None:
-        """Write the line of an HTTP request to the coordinator that is about to leave."""
-        treatment = Treatment.DISCLOSED.value
+        """Write the line of an HTTP request to the coordinator that is about to leave.
+
+        Raises ProtocolError, writing nothing, if it goes where disclosures go and is none.
+        """
+        kind, treatment = ENROLMENT, Treatment.DISCLOSED.value
         shape = f"{method} {path}: {len(body)} bytes"
+        if path == disclosure.PATH:
+            told = disclosure.read_disclosure(body)
+            kind, shape = DISCLOSURE, _disclosed(told)
+            treatment = ", ".join(one.value for one in disclosure.treatments(told))
         self._append(
             _Line(
-                *(ENROLMENT, None, None, None, None, COORDINATOR, len(body), shape, treatment),
+                *(kind, None, None, None, None, COORDINATOR, len(body), shape, treatment),
                 *(_sha256(body), 0.0, False),
             )
         )
@@ -244,6 +253,16 @@ def _entry(entry: Entry) -> EgressEntry:
         raise LedgerError(
             f"egress.jsonl line {entry.line}: written by another version; install the newest"
         ) from error
+
+
+def _disclosed(told: disclosure.Disclosure) -> str:
+    """Each section that is told, and how many entries it has if it is a list."""
+    parts = []
+    for name in told.told:
+        section = getattr(told, name)
+        length = f"{len(section)} entries" if isinstance(section, tuple) else "told"
+        parts.append(f"{name}: {length}")
+    return ", ".join(parts)
 
 
 def _shape(body: Body) -> str:

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.catalogue import input_width
+from models.charges import NOISED_SIZE
 from models.families import start_parameters
 from models.plan import Plan
 from models.training import (
-    NOISED_SIZE,
     delta_code,
     noised_weight,
     opened_model_delta,

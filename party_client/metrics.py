@@ -40,7 +40,12 @@ def render(settings: PartySettings) -> bytes:
 
 def ready(settings: PartySettings) -> list[str]:
     """What is missing before this node can take part in a run, each in words; empty: nothing."""
-    return _missing(settings, _sound(_ledger_state(settings), _egress(settings)))
+    return missing(settings, sound_files(settings))
+
+
+def sound_files(settings: PartySettings) -> dict[str, bool]:
+    """Whether the ledger and the egress log are whole: every byte of both is verified."""
+    return _sound(_ledger_state(settings), _egress(settings))
 
 
 class _Party(Collector):
@@ -58,9 +63,7 @@ class _Party(Collector):
         supernode = _supernode_up(settings)
         if supernode is not None:
             yield _gauge("supernode_up", "Whether the SuperNode runs.", supernode)
-        yield _gauge(
-            "ready", "Whether nothing is missing for a run.", not _missing(settings, files)
-        )
+        yield _gauge("ready", "Whether nothing is missing for a run.", not missing(settings, files))
         sound = GaugeMetricFamily(
             "fedtags_party_file_sound", "Whether a hash-chained file is whole.", labels=["file"]
         )
@@ -124,24 +127,25 @@ def _sound(state: LedgerState | None, messages: tuple[EgressEntry, ...] | None) 
     return {"ledger": state is not None, "egress": messages is not None}
 
 
-def _missing(settings: PartySettings, files: Mapping[str, bool]) -> list[str]:
-    missing = []
+def missing(settings: PartySettings, files: Mapping[str, bool]) -> list[str]:
+    """The same as `ready`, of `files` as `sound_files` found them."""
+    found = []
     if not (settings.home / FEDERATION_NAME).exists():
-        missing.append("no federation joined: fedtags-party join INVITE")
+        found.append("no federation joined: fedtags-party join INVITE")
     else:
         try:
             if len(load_federation(settings.home).confirmed) < 2:
-                missing.append("no other member confirmed: fedtags-party join")
+                found.append("no other member confirmed: fedtags-party join")
         except FedtagsError as error:
-            missing.append(str(error))
+            found.append(str(error))
     if not service_answers(settings.socket):
-        missing.append("the party service is down: fedtags-party start")
+        found.append("the party service is down: fedtags-party start")
     if _supernode_up(settings) is False:
-        missing.append("the SuperNode is down: fedtags-party start")
+        found.append("the SuperNode is down: fedtags-party start")
     for name, sound in files.items():
         if not sound:
-            missing.append(f"the {name} is not what was written: fedtags-party {name} verify")
-    return missing
+            found.append(f"the {name} is not what was written: fedtags-party {name} verify")
+    return found
 
 
 def _ledger_state(settings: PartySettings) -> LedgerState | None:

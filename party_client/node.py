@@ -8,6 +8,7 @@ from pathlib import Path
 
 from party_client.federation import PinnedFederation, load_federation
 from party_client.manifest_file import read_manifest
+from party_client.model_shelf import ModelShelf, open_shelf
 from party_client.peer_heads import PeerHeads
 from party_client.policy import Policy, load_policy
 from party_client.profile_store import ProfileStore, open_profile_store
@@ -40,6 +41,7 @@ class Node:
     source: Source
     store: ProfileStore
     reports: Path
+    shelf: ModelShelf
     plans: WaitingPlans
     mapping: Mapping[str, str]
     entropy: Entropy
@@ -77,6 +79,7 @@ def open_node(home: Path, entropy: Entropy = system_entropy) -> Node:
         source=open_source(settings.source, home, opted_out=store.opted_out),
         store=store,
         reports=settings.reports,
+        shelf=open_shelf(settings),
         plans=WaitingPlans(settings.waiting_plans),
         mapping=settings.source.columns,
         entropy=entropy,

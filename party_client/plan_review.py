@@ -11,11 +11,11 @@ from pydantic import BaseModel
 
 from models.catalogue import columns_of
 from models.plan import Plan, parse_plan
+from models.plan_diff import Change, changes, meaning, written
 from models.tasks import label_window
 from party_client.admission import BUDGET, PLAN_INVALID
 from party_client.approvals import WaitingPlan, checked_state, last_approved, one_plan
 from party_client.forecast import Forecast, forecast
-from party_client.plan_diff import Change, changes, meaning, written
 from party_client.policy import EPSILON, FORBIDDEN, Policy, forbidden_refusals, load_policy
 from party_client.settings import PartySettings
 from party_client.waiting_plans import WaitingPlans

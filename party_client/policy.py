@@ -24,6 +24,7 @@ from party_client.quality_policy import QualityPolicy
 from privacy.accounting import run_delta
 from privacy.budget import Limit
 from privacy.ciphertexts import MAX_PARTIES
+from privacy.disclosure import SECTIONS
 from privacy.errors import ConfigError, PolicyRefusal
 
 # Public reason codes. A requester sees the code alone; the message stays in the party's log.
@@ -97,6 +98,26 @@ class Budget(_Section):
         return tuple(Limit(**one.model_dump()) for one in self.limit)
 
 
+class DisclosurePolicy(_Section):
+    """What this party tells its coordinator about itself (`privacy.disclosure`), a section each.
+
+    What a policy does not name is not told; one without this section tells nothing at all.
+    """
+
+    status: bool = False
+    budget: bool = False
+    limits: bool = False
+    approvals: bool = False
+    tags: bool = False
+    models: bool = False
+    egress: bool = False
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The names of the sections that are told."""
+        return tuple(name for name in SECTIONS if getattr(self, name))
+
+
 class Policy(_Section):
     """What policy.toml holds. Build it with `load_policy`.
 
@@ -122,6 +143,7 @@ class Policy(_Section):
     approval_days: Annotated[int, Field(ge=1, le=366)] = 30
     approval_runs: Annotated[int, Field(ge=1, le=1000)] = 1
     quality: QualityPolicy = QualityPolicy()
+    disclosure: DisclosurePolicy = DisclosurePolicy()
     budget: Budget
 
 

@@ -78,6 +78,25 @@ approval_days = 30
 minimum_usable_share = 0.0
 require = []
 
+# What the coordinator is told about this party: at each start, after runs and decisions, and every
+# 15 minutes. Without this section nothing is told. None of it is computed from customers' data or
+# counts them; `fedtags-party disclosure show` prints exactly what would be sent.
+# status: version and bundle of the software, the public size, where the ledger ends.
+# budget: the lifetime budget, what is spent of it, and how many more runs like the last one fit.
+# limits: the sub-limits below, by your own names for them.
+# approvals: hashes of the plans that wait for a person here, and of those that were approved.
+# tags: whether each joint tag is listed in this party's catalogue.
+# models: run and hash of each model that this party keeps.
+# egress: how many messages and bytes have left for each run.
+[disclosure]
+status = true
+budget = true
+limits = false
+approvals = true
+tags = false
+models = true
+egress = true
+
 [budget]
 # For the lifetime of this ledger, over all runs: epsilon at this delta, for one customer at this
 # party. delta is at most 1 / (10 * public_size). A budget that is raised each year is a policy,

@@ -10,10 +10,10 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, insert, make_url, select
 from sqlalchemy.exc import ArgumentError
 
-from party_client.credentials import resolve_secret
 from party_client.profile_tables import customers, key_checks, opt_outs
 from party_client.settings import PartySettings
 from privacy.errors import ConfigError, StoreError
+from privacy.hosting.credentials import resolve_secret
 from privacy.hosting.database import open_engine, reading, store_errors
 from privacy.hosting.migrations import upgrade_engine
 from privacy.hosting.sealing import Sealing
@@ -68,14 +68,23 @@ def taking_turns(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def streaming(engine: Engine) -> Iterator[Connection]:
-    """A connection on which many rows are read without holding them all."""
-    if engine.dialect.name == "sqlite":  # where a transaction would lock writers out
+def snapshot(engine: Engine) -> Iterator[Connection]:
+    """A connection on which all that is read is of one moment, and many rows need not be held.
+
+    Nobody who writes waits for it.
+    """
+    if engine.dialect.name == "sqlite":  # where the engine's own transactions lock writers out
         with reading(engine) as connection:
-            yield connection
+            connection.exec_driver_sql("BEGIN")
+            try:
+                yield connection
+            finally:
+                connection.exec_driver_sql("ROLLBACK")
         return
-    with engine.begin() as connection:
-        yield connection
+    with engine.connect() as connection:
+        connection = connection.execution_options(isolation_level="REPEATABLE READ")
+        with connection.begin():
+            yield connection
 
 
 def store_url(settings: PartySettings) -> str:

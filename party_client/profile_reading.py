@@ -13,7 +13,6 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
-    Date,
     Row,
     Select,
     String,
@@ -54,29 +53,20 @@ _PROVENANCE = [column for column in publications.c if column.name != "id"]
 
 @dataclass(frozen=True)
 class Standing:
-    """What decides whether anything of a customer may be read. `newest`: the last publication."""
+    """What decides whether anything of a customer may be read."""
 
     consent: bool
     opted_out: bool
-    newest: int
 
 
 def standing(connection: Connection, key: bytes, purpose: str, now: datetime) -> Standing:
     """Where a customer stands for `purpose`. Raises StoreError if no consent is known at all."""
     given = {"key": key, "purpose": purpose, "moment": microseconds(now)}
-    row = connection.execute(_STANDING, given).one_or_none()
+    row = connection.execute(STANDING, given).one_or_none()
     if row is None:
         known_state(connection)
         raise StoreError("the profile store was changed meanwhile; repeat")
-    return Standing(bool(row[0] or row[1]), bool(row[2]), row[3] or 0)
-
-
-def customer_tags(
-    connection: Connection, key: bytes, names: Mapping[int, str], now: datetime
-) -> Sequence[Row[Any]]:
-    """One customer's rows of these tags (names by id) that have not expired."""
-    given = {"key": key, "tags": list(names), "today": day(now)}
-    return connection.execute(_CUSTOMER_TAGS, given).all()
+    return Standing(bool(row.asserted or row.decided), bool(row.opted_out))
 
 
 def earlier_tags(connection: Connection, key: bytes, tag_id: int) -> Sequence[Row[Any]]:
@@ -160,28 +150,38 @@ def publication_number(connection: Connection, run_id: str) -> int:
 
 
 def record(row: Row[Any], tag: str, customer: str) -> TagRecord:
-    """A row of `customer_tags`, `earlier_tags` or `every_record` as a value."""
+    """A row of `earlier_tags` or `every_record` as a value."""
     return TagRecord(
         customer=customer,
         tag=tag,
         value=row.value,
         score=row.score,
-        reasons=tuple(row.reasons.split(",")) if row.reasons else (),
+        reasons=reason_codes(row.reasons),
         valid_until=row.valid_until,
-        provenance=Provenance(
-            run_id=row.run_id,
-            kind=row.kind,
-            plan_digest=row.plan_digest,
-            model_digest=row.model_digest,
-            parties=tuple(row.parties),
-            epsilon=row.epsilon,
-            delta=row.delta,
-            published_at=row.published_at.replace(tzinfo=UTC),
-            as_of=row.as_of,
-            consent_receipt=row.consent_receipt,
-            status=row.status,
-        ),
+        provenance=provenance(row),
         replaced_by=getattr(row, "replaced_by", None),
+    )
+
+
+def reason_codes(text: str | None) -> tuple[str, ...]:
+    """What a row's reasons are, none included: a model may have nothing to say of a customer."""
+    return tuple(text.split(",")) if text else ()
+
+
+def provenance(row: Row[Any]) -> Provenance:
+    """The publication in a row that has all its columns."""
+    return Provenance(
+        run_id=row.run_id,
+        kind=row.kind,
+        plan_digest=row.plan_digest,
+        model_digest=row.model_digest,
+        parties=tuple(row.parties),
+        epsilon=row.epsilon,
+        delta=row.delta,
+        published_at=row.published_at.replace(tzinfo=UTC),
+        as_of=row.as_of,
+        consent_receipt=row.consent_receipt,
+        status=row.status,
     )
 
 
@@ -227,21 +227,21 @@ def _readable(
 
 
 # Built once: a look-up takes less time than SQLAlchemy takes to put these together.
-_KEY = bindparam("key", type_=tag_values.c.customer_key.type)
-_STANDING = (
+# `newest`: the run of the last publication.
+KEY = bindparam("key", type_=tag_values.c.customer_key.type)
+STANDING = (
     select(
         consent_states.c.asserted,
         row_decides(
-            _KEY, bindparam("purpose", type_=String()), bindparam("moment", type_=BigInteger())
-        ),
-        exists().where(opt_outs.c.customer_key == _KEY),
-        select(func.max(publications.c.id)).scalar_subquery(),
+            KEY, bindparam("purpose", type_=String()), bindparam("moment", type_=BigInteger())
+        ).label("decided"),
+        exists().where(opt_outs.c.customer_key == KEY).label("opted_out"),
+        select(publications.c.run_id)
+        .order_by(publications.c.id.desc())
+        .limit(1)
+        .scalar_subquery()
+        .label("newest"),
     )
     .order_by(consent_states.c.id.desc())
     .limit(1)
-)
-_CUSTOMER_TAGS = _with_source(tag_values).where(
-    tag_values.c.customer_key == _KEY,
-    tag_values.c.tag_id.in_(bindparam("tags", expanding=True)),
-    publication_tags.c.valid_until >= bindparam("today", type_=Date()),
 )

@@ -12,18 +12,19 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection
 
 from models.tag_catalogue import Catalogue, load_catalogue
 from party_client import opt_out, outbox, profile_consent, profile_reading, profile_writing
 from party_client.consent import ConsentRow
 from party_client.profile_database import (
     open_database,
+    snapshot,
     store_url,
-    streaming,
     taking_turns,
     was_sealed,
 )
+from party_client.profile_lookup import Lookups
 from party_client.profile_records import (
     Event,
     Kind,
@@ -38,12 +39,7 @@ from party_client.profile_records import (
     TagBatch,
     TagRecord,
 )
-from party_client.profile_tables import (
-    MAX_CUSTOMER_CHARACTERS,
-    publication_tags,
-    publications,
-    terms,
-)
+from party_client.profile_tables import MAX_CUSTOMER_CHARACTERS
 from party_client.settings import PartySettings
 from privacy.errors import StoreError
 from privacy.hosting.database import reading, store_errors
@@ -117,9 +113,7 @@ class ProfileStore:
         self._opted_out = sealing.column("opt_outs", "sealed")
         self._reason = sealing.column("opt_outs", "sealed_reason")
         self._event = sealing.column("outbox", "sealed_customer")
-        self._tag_ids: dict[str, int] = {}
-        self._seen = 0
-        self._wanted: dict[str, list[str]] = {}
+        self._lookups = Lookups(self._names)
         self._engine = open_database(url, sealing)
 
     def close(self) -> None:
@@ -167,7 +161,7 @@ class ProfileStore:
             state = profile_consent.replace_consents(connection, self._index, rows, moment)
             tags = {
                 number: self.catalogue[name]
-                for name, number in self._known_tags(connection).items()
+                for name, number in self._lookups.tag_ids(connection).items()
                 if name in self.catalogue
             }
             groups = profile_writing.tags_by_purposes(tags)
@@ -235,21 +229,10 @@ class ProfileStore:
 
     def profile(self, customer: str, *, purpose: str, now: datetime | None = None) -> Profile:
         """All tags of one customer that may be read for `purpose` now, by name."""
-        key, moment = self._key(customer), _moment(now)
-        rows: Iterable[Any] = ()
         with store_errors(), reading(self._engine) as connection:
-            known = profile_reading.standing(connection, key, purpose, moment)
-            names = self._readable(connection, purpose, known.newest)
-            if known.consent and not known.opted_out and names:
-                rows = profile_reading.customer_tags(connection, key, names, moment)
-        tags = [profile_reading.record(row, names[row.tag_id], customer) for row in rows]
-        return Profile(
-            customer=customer,
-            purpose=purpose,
-            consent=known.consent,
-            opted_out=known.opted_out,
-            tags=tuple(sorted(tags, key=lambda one: one.tag)),
-        )
+            return self._lookups.profile(
+                connection, self._key(customer), customer, purpose, _moment(now)
+            )
 
     def history(
         self, customer: str, tag: str, *, purpose: str, now: datetime | None = None
@@ -259,7 +242,7 @@ class ProfileStore:
         Expired values are history, too, and are shown.
         """
         key, moment = self._key(customer), _moment(now)
-        with store_errors(), reading(self._engine) as connection:
+        with store_errors(), snapshot(self._engine) as connection:
             known = profile_reading.standing(connection, key, purpose, moment)
             number = self._readable_tag(connection, tag, purpose)
             if number is None or not known.consent or known.opted_out:
@@ -271,7 +254,7 @@ class ProfileStore:
         self, tag: str, value: str | None, *, purpose: str, now: datetime | None = None
     ) -> int:
         """How many customers have this tag (and this `value`), exactly: for this party only."""
-        with store_errors(), reading(self._engine) as connection:
+        with store_errors(), snapshot(self._engine) as connection:
             state = profile_consent.known_state(connection)
             number = self._readable_tag(connection, tag, purpose)
             names = {} if number is None else {number: tag}
@@ -282,7 +265,7 @@ class ProfileStore:
 
     def segments(self, *, purpose: str, now: datetime | None = None) -> list[SegmentCount]:
         """How many customers have each value of each tag, exactly: for this party only."""
-        with store_errors(), reading(self._engine) as connection:
+        with store_errors(), snapshot(self._engine) as connection:
             state = profile_consent.known_state(connection)
             names = self._readable(connection, purpose)
             return profile_reading.count_values(connection, state, names, purpose, _moment(now))
@@ -298,10 +281,10 @@ class ProfileStore:
     ) -> Iterator[TagRecord]:
         """Every customer's `tag` that may be read (with `value`, if given), in a fixed order.
 
-        `since`: a run's id; only those whose value was set by a later publication. One statement
-        answers it all, so what is published meanwhile shows up wholly or not at all.
+        `since`: a run's id; only those whose value was set by a later publication. All of it is of
+        the moment of the first: what is published or withdrawn meanwhile does not show.
         """
-        with store_errors(), streaming(self._engine) as connection:
+        with store_errors(), snapshot(self._engine) as connection:
             state = profile_consent.known_state(connection)
             number = self._readable_tag(connection, tag, purpose)
             after = None if since is None else profile_reading.publication_number(connection, since)
@@ -324,7 +307,7 @@ class ProfileStore:
 
     def participations(self, customer: str) -> tuple[Participation, ...]:
         """Every run that a customer took part in, the oldest first."""
-        with store_errors(), streaming(self._engine) as connection:
+        with store_errors(), snapshot(self._engine) as connection:
             return opt_out.participations_of(connection, self._key(customer))
 
     # The outbox ----------------------------------------------------------------------------------
@@ -363,37 +346,17 @@ class ProfileStore:
         except UnicodeEncodeError:
             raise StoreError("a customer id is not text; check its encoding") from None
 
-    def _readable(
-        self, connection: Connection, purpose: str, newest: int | None = None
-    ) -> dict[int, str]:
+    def _readable(self, connection: Connection, purpose: str) -> dict[int, str]:
         """The names, by id, of stored tags that may be read for `purpose`."""
-        wanted = self._wanted.get(purpose)
-        if wanted is None:
-            tags = self.catalogue.tags
-            wanted = [one.name for one in tags if one.readable and purpose in one.purposes]
-            if wanted:
-                self._wanted[purpose] = wanted
-        known = self._known_tags(connection, newest)
-        return {known[name]: name for name in wanted if name in known}
+        known = self._lookups.tag_ids(connection)
+        return {known[name]: name for name in self._names(purpose) if name in known}
+
+    def _names(self, purpose: str) -> list[str]:
+        return [one.name for one in self.catalogue.tags if one.readable and purpose in one.purposes]
 
     def _readable_tag(self, connection: Connection, tag: str, purpose: str) -> int | None:
         names = self._readable(connection, purpose)
         return next((number for number, name in names.items() if name == tag), None)
-
-    def _known_tags(self, connection: Connection, newest: int | None = None) -> dict[str, int]:
-        """Ids by name of all tags that were ever published. They are kept here until another
-        publication comes: an id never changes."""
-        if newest is None:
-            newest = connection.execute(select(func.max(publications.c.id))).scalar_one() or 0
-        if newest != self._seen:
-            query = (
-                select(terms.c.text, terms.c.id)
-                .join_from(publication_tags, terms, terms.c.id == publication_tags.c.tag_id)
-                .distinct()
-            )
-            self._tag_ids = {row.text: row.id for row in connection.execute(query)}
-            self._seen = newest
-        return self._tag_ids
 
 
 def _moment(now: datetime | None) -> datetime:

@@ -138,7 +138,7 @@ class _Writer:
     def stage(self, batch: TagBatch) -> None:
         """Put one batch's rows into the temporary table, in the order of their keys."""
         tag = self._checked(batch)
-        number = self._term(tag.name)
+        number = self._numbered({tag.name})[tag.name]
         self.tags[number] = tag
         if batch.customers is not self._customers:
             self._take(batch.customers)
@@ -146,7 +146,7 @@ class _Writer:
         scores = None if batch.scores is None else _scores(tag, batch.scores)
         reasons = None
         if batch.reasons is not None:
-            numbers = {text: self._term(text) for text in set(batch.reasons)}
+            numbers = self._numbered(set(batch.reasons))
             reasons = [numbers[text] for text in batch.reasons]
         rows = zip(
             repeat(number),
@@ -206,14 +206,16 @@ class _Writer:
         bulk_load(self._connection, customers, ((key, seal(key, text)) for key, text in new))
         self.sealed += [key for key, _ in new]
 
-    def _term(self, text: str) -> int:
-        number = self._terms.get(text)
-        if number is None:
-            done = self._connection.execute(insert(terms).values(text=text))
-            primary = done.inserted_primary_key
-            assert primary is not None
-            number = self._terms[text] = int(primary[0])
-        return number
+    def _numbered(self, texts: set[str]) -> Mapping[str, int]:
+        """The numbers of all known texts, after those of `texts` that are new have got theirs."""
+        new = sorted(texts - self._terms.keys())
+        if new:
+            newest = max(self._terms.values(), default=0)
+            self._connection.execute(insert(terms), [{"text": text} for text in new])
+            # Nobody else writes meanwhile, and numbers only ever rise.
+            added = select(terms.c.id, terms.c.text).where(terms.c.id > newest)
+            self._terms.update({text: number for number, text in self._connection.execute(added)})
+        return self._terms
 
     def _ordered(self, values: Sequence[Any] | None) -> Iterable[Any]:
         if values is None:
@@ -339,7 +341,10 @@ def _merge(connection: Connection, number: int, *, removes: bool) -> int:
             (tag_values.c.publication_id, literal(number)),
         )
     )
-    connection.execute(moved)
+    count = select(func.count()).select_from(staged).where(staged.c.value.is_not(None))
+    wanted = int(connection.execute(count).scalar_one())
+    if connection.execute(moved).rowcount == wanted:  # every customer had every tag
+        return wanted
     new = (
         select(
             staged.c.tag_id,
@@ -357,8 +362,7 @@ def _merge(connection: Connection, number: int, *, removes: bool) -> int:
         .order_by(staged.c.tag_id, staged.c.customer_key)
     )
     connection.execute(insert(tag_values).from_select([c.name for c in tag_values.c], new))
-    count = select(func.count()).select_from(staged).where(staged.c.value.is_not(None))
-    return int(connection.execute(count).scalar_one())
+    return wanted
 
 
 def _retire(connection: Connection, number: int, tag_ids: Sequence[int]) -> None:

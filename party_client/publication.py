@@ -1,8 +1,9 @@
-"""Publication: score this party's own customers with the joint model, write their tags."""
+"""Publication: score this party's own customers with the joint model, write their tags, keep it."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -13,10 +14,15 @@ from models.reasons import reason_codes
 from models.tags import check_tags, tag_values
 from models.training import model_logits
 from party_client.admission import Admission
+from party_client.model_shelf import ModelFacts
 from party_client.node import Node
 from party_client.profile_store import Publication, TagBatch
+from party_client.provenance import code_version
 from privacy.accounting import epsilon
+from privacy.errors import FedtagsError
 from privacy.mechanism import Mechanism
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,3 +97,26 @@ def publish(node: Node, run: FinishedRun) -> int:
     done = node.store.publish(publication, batches)
     node.store.name_model(run.run_id, run.model_digest)
     return done.written
+
+
+def keep_model(node: Node, run: FinishedRun) -> None:
+    """Keep the model for `fedtags-party model export`. That it cannot be kept ends no run."""
+    terms = run.admission.terms
+    facts = ModelFacts(
+        run=run.run_id,
+        party=node.party,
+        plan=run.admission.plan,
+        plan_digest=run.admission.digest,
+        model_digest=run.model_digest,
+        parties=run.parties,
+        epsilon=epsilon(run.charged, terms.delta),
+        delta=terms.delta,
+        public_size=terms.public_size,
+        evaluation=tuple(int(one) for one in run.evaluation),
+        code_version=code_version(),
+        published_at=datetime.now(UTC),
+    )
+    try:
+        node.shelf.put(facts, run.parameters)
+    except (OSError, FedtagsError) as error:
+        LOG.error("the model of run %s is not kept: %s", run.run_id, str(error))

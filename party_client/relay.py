@@ -17,7 +17,9 @@ import importlib.util
 import logging
 import os
 import sys
+import threading
 import time
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -63,11 +65,18 @@ def serve(address: str, secret: bytes) -> None:
         ),
     )
     request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+
+    def acquire() -> str:
+        """The token of a task that waits, empty if none does."""
+        acquired = client.AcquireTask(request)
+        return str(acquired.token) if acquired.HasField("task") else ""
+
+    token = ""
     while os.getppid() == parent:
         try:
-            acquired = client.AcquireTask(request)
-            if acquired.HasField("task") and acquired.token:
-                carry_out(address, acquired.token, app, trusted)
+            current, token = token or acquire(), ""
+            if current:
+                token = carry_out(address, current, app, trusted, acquire)
                 continue
         except httpx.HTTPStatusError as error:
             if error.response.status_code == httpx.codes.UNAUTHORIZED:
@@ -83,14 +92,48 @@ def serve(address: str, secret: bytes) -> None:
         time.sleep(POLL_S)
 
 
-def carry_out(address: str, token: str, app: Any, trusted: str) -> None:
-    """Answer the one message that `token` stands for."""
+class GivenUp(Exception):
+    """The message that is waited for never comes: the SuperNode has gone on to another one."""
+
+    def __init__(self, newer: str) -> None:
+        super().__init__("the SuperNode has given this message up")
+        self.newer = newer
+
+
+class Watchful:
+    """A client of Flower's for one task, which notices that its message never comes.
+
+    A SuperNode makes the task before it has the message's objects, handles one message at a time,
+    and forgets the task when their run ends meanwhile. Flower's own client would wait two hours.
+    """
+
+    def __init__(self, client: Any, acquire: Callable[[], str]) -> None:
+        self._client, self._acquire = client, acquire
+        self._lock, self._newer = threading.Lock(), ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def PullObject(self, request: Any) -> Any:  # noqa: N802  Flower's name
+        """As the client's own. Raises GivenUp if another task waits while an object is missing."""
+        response = self._client.PullObject(request)
+        if response.object_found and not response.object_available:
+            with self._lock:
+                self._newer = self._newer or self._acquire()
+                if self._newer:
+                    raise GivenUp(self._newer)
+        return response
+
+
+def carry_out(address: str, token: str, app: Any, trusted: str, acquire: Callable[[], str]) -> str:
+    """Answer the one message that `token` stands for. Returns the token of a newer task if that
+    came because this message never will, else an empty text."""
     client = _client(address, RuntimeTokenHttpInterceptor(token))
     heartbeat = HeartbeatSender(lambda: _beat(client))
     heartbeat.start()
     context, details = None, ""
     try:
-        message, context, _, fab = pull_task_input(client)
+        message, context, _, fab = pull_task_input(Watchful(client, acquire))
         if hashlib.sha256(fab.content).hexdigest() != trusted:
             details = "the bundle is not the one that this party installed"
             logger.warning("refused: %s", details)
@@ -103,6 +146,10 @@ def carry_out(address: str, token: str, app: Any, trusted: str) -> None:
                 logger.exception("a message could not be relayed")
                 reply = Message(Error(APP_FAILED, details), reply_to=message)
         push_message(client, reply, context)
+    except GivenUp as given_up:
+        details = str(given_up)
+        logger.warning("a message never came: %s", details)
+        return given_up.newer
     except Exception as error:
         details = f"the task failed ({type(error).__name__})"
         raise
@@ -111,6 +158,7 @@ def carry_out(address: str, token: str, app: Any, trusted: str) -> None:
         status = SubStatus.FAILED if details else SubStatus.COMPLETED
         push_task_output(client, context, status, details)
         client.close()
+    return ""
 
 
 def load_app() -> Any:

@@ -31,6 +31,7 @@ class Permission(StrEnum):
     SEE_FULL_ID = "see full customer ids"
     COUNT_SEGMENTS = "count segments"
     EXPORT = "export a segment"
+    EXPORT_MODEL = "export a model"
     OPT_OUT = "opt a customer out"
     REFRESH_CONSENT = "refresh consents"
     SEE_PLANS = "see plans"

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from party_client import logs
+from party_client.disclosure import Teller
 from party_client.egress import EgressLog
 from party_client.node import Node, open_node
 from party_client.proposals import begin
@@ -83,6 +84,11 @@ class PartyService:
             if reply is self._last:
                 self._last = replace(reply, left=True)
             return reply.frame
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is under way."""
+        return self._session is not None
 
     def close(self) -> None:
         """Erase an active run's keys and give up what is open. The ledger is left as it stands, so
@@ -214,7 +220,8 @@ def main(arguments: list[str] | None = None) -> int:
         logs.set_up(settings.log.format)
         peer = peer_of(settings.isolation.node_user)
         service = PartyService(home)
-        serve(service.answer, settings.socket, service.close, peer)
+        with Teller(settings, lambda: service.busy).telling():
+            serve(service.answer, settings.socket, service.close, peer)
     except FedtagsError as error:
         LOG.error("%s", error)
         return error.exit_code

@@ -28,7 +28,7 @@ from party_client.learned import Learned
 from party_client.ledger_words import TWO_PARTY
 from party_client.node import Node
 from party_client.policy import check_cohort
-from party_client.publication import FinishedRun, publish
+from party_client.publication import FinishedRun, keep_model, publish
 from party_client.relayed import Exchange, exchange_of
 from party_client.report import RunRecord, write_report
 from party_client.sum_stage import EVALUATION, UPDATE, WEIGHTS, SumStage
@@ -327,6 +327,7 @@ class Session:
             tuple(one.mechanism for one in charged),
         )
         written = publish(self.node, run)
+        keep_model(self.node, run)
         self.node.ledger.close(self.run, outcome="finished")
         self.record.participants = tuple(sorted(members))
         self.record.saturated = self.draws.saturated

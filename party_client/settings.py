@@ -7,7 +7,8 @@ profile store's sealed columns) · keys/access.key (32 secret bytes: API tokens,
 federation.json, ca.crt (written by join) · ledger.jsonl · egress.jsonl (what left) · access.jsonl
 (who looked at what) · peer_heads.json (the peers' ledger heads) · manifest.json (the federation's
 members, signed by each) · profile.db · access.db (people, tokens, sessions) · plans/ (plans that
-wait for approval) · rejected/ · quality/ · reports/ · logs/ · run/
+wait for approval) · models/ (of finished runs, sealed) · rejected/ · quality/ · reports/ · logs/ ·
+run/
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.plan import PartyName, describe_validation_error
-from party_client.source_settings import SecretReference, SourceSettings
+from party_client.source_settings import SourceSettings
 from privacy.errors import ConfigError
+from privacy.hosting.credentials import SecretReference
 from privacy.hosting.database import resolve_url
 
 HOME_VARIABLE = "FEDTAGS_PARTY_HOME"
@@ -104,6 +106,12 @@ format = "text"
 # node_user = "fedtags-node"
 # socket = "/run/fedtags/service.sock"
 
+[models]
+# Models of finished runs, sealed under keys/store.key, for `fedtags-party model export`: of the
+# newest so many runs (0 keeps none), each for so many days.
+keep = 20
+keep_days = 365
+
 # Changes of tags are sent to a system of yours, signed. Leave it out and nothing is sent.
 # [webhook]
 # url = "https://crm.example/hooks/tags"
@@ -164,6 +172,13 @@ class IsolationSettings(_Section):
         return self
 
 
+class ModelSettings(_Section):
+    """How many runs' models are kept, and for how many days each."""
+
+    keep: Annotated[int, Field(ge=0, le=1000)] = 20
+    keep_days: Annotated[int, Field(ge=1, le=3650)] = 365
+
+
 class WebhookSettings(_Section):
     """Where changes of tags are sent. `secret` signs them."""
 
@@ -182,6 +197,7 @@ class PartySettings(_Section):
     web: WebSettings = WebSettings()
     log: LogSettings = LogSettings()
     isolation: IsolationSettings = IsolationSettings()
+    models: ModelSettings = ModelSettings()
     webhook: WebhookSettings | None = None
     home: Path = Field(exclude=True)
 
@@ -279,6 +295,11 @@ class PartySettings(_Section):
     def reports(self) -> Path:
         """This party's own reports, one a run."""
         return self.home / "reports"
+
+    @property
+    def kept_models(self) -> Path:
+        """Models of finished runs, sealed."""
+        return self.home / "models"
 
     @property
     def socket(self) -> Path:

@@ -11,11 +11,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from privacy.hosting.credentials import SecretReference
+
 _DIRECTIVE = re.compile("%-?[A-Za-z%]")
 _UTC_WORD = re.compile("(Z|UTC|GMT)$")
 _OFFSET = re.compile(r"[+-][0-9]{2}(:?[0-9]{2})?$")
 
-SecretReference = Annotated[str, Field(pattern=r"^(file|env|keyring):.+$")]
 DATABASES = ("postgresql+psycopg", "mysql+pymysql", "mariadb+pymysql", "duckdb", "sqlite")
 REQUIRED_EVENT_COLUMNS = ("customer", "time", "amount")
 OPTIONAL_EVENT_COLUMNS = ("quantity", "type", "category", "channel")
@@ -98,7 +99,7 @@ class DatabaseFormat(TextFormat):
     """Records that lie in files (the keys of `TextFormat` say how) or in a database.
 
     A database has `url` and a `table` or a `query`, any SELECT. A password never stands in the
-    settings: `password` says where it is (`party_client.credentials`).
+    settings: `password` says where it is (`privacy.hosting.credentials`).
     """
 
     url: str | None = None

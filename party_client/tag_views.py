@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from models.tag_catalogue import Catalogue
 from party_client.desk_views import HistoryView, ReasonView, TagView
 from party_client.profile_records import TagRecord
@@ -48,6 +50,7 @@ def history_view(record: TagRecord, catalogue: Catalogue) -> HistoryView:
     )
 
 
+@lru_cache(maxsize=1000)
 def _reason(code: str) -> ReasonView:
     from models.reasons import reason_text
 

@@ -5,6 +5,9 @@ PLD is the headline: Koskela, Jalko, Honkela 2020; Doroshenko et al. 2022 ("conn
 pessimistic). It composes mechanisms as if they were fixed beforehand. RDP (Mironov 2017; Mironov,
 Talwar, Zhang 2019 for sampled steps) is the cross-check, the fallback where PLD has no finite
 value, and what `privacy.budget` stops at over runs that are chosen one after another.
+
+dp_accounting, which brings in SciPy, is imported where it computes: a command that asks for no
+epsilon answers at once.
 """
 
 from __future__ import annotations
@@ -12,9 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-
-from dp_accounting.pld import pld_privacy_accountant
-from dp_accounting.rdp import compute_epsilon, rdp_privacy_accountant
 
 from privacy.errors import PrivacyError
 from privacy.mechanism import Gaussian, Mechanism, SampledGaussian, Unrecorded
@@ -65,6 +65,8 @@ def rdp_epsilon(mechanisms: Sequence[Mechanism], delta: float) -> float:
 
     At least what PLD finds, and finite at deltas where PLD is not.
     """
+    from dp_accounting.rdp import compute_epsilon
+
     _check_delta(delta)
     if not mechanisms:
         return 0.0
@@ -102,6 +104,8 @@ def _merged(mechanisms: Sequence[Mechanism]) -> tuple[Mechanism, ...]:
 
 @lru_cache(maxsize=256)
 def _epsilon(mechanisms: tuple[Mechanism, ...], delta: float) -> float:
+    from dp_accounting.pld import pld_privacy_accountant
+
     if not any(isinstance(one, Unrecorded) for one in mechanisms):
         accountant = pld_privacy_accountant.PLDAccountant(value_discretization_interval=GRID)
         for one in _with_one_release(mechanisms):
@@ -133,6 +137,8 @@ def _curve(mechanism: Mechanism) -> tuple[float, ...]:
 
 @lru_cache(maxsize=4096)
 def _step_curve(sample_rate: float, noise_multiplier: float) -> tuple[float, ...]:
+    from dp_accounting.rdp import rdp_privacy_accountant
+
     accountant = rdp_privacy_accountant.RdpAccountant(ORDERS)
     accountant.compose(SampledGaussian(sample_rate, noise_multiplier, 1).event())
     return tuple(float(one) for one in accountant.rdp)

@@ -12,11 +12,13 @@ from typing import TypeVar
 from privacy.errors import ProtocolError
 from privacy.framing import (
     EMPTY_TRANSCRIPT,
+    Attached,
     Received,
     body_of,
     extend_transcript,
     frame_digest,
     read,
+    read_statement,
     seal,
 )
 from privacy.identity import SigningKey
@@ -47,8 +49,17 @@ class Conversation:
         self.sequence = 0
         self._key, self._peer_public = key, peer_public
 
-    def say(self, body: Body, round_number: int, *, attempt: int = 1, begins: bool) -> bytes:
-        """The next frame. `begins`: this frame begins an exchange (the coordinator's side)."""
+    def say(
+        self,
+        body: Body,
+        round_number: int,
+        *,
+        attempt: int = 1,
+        begins: bool,
+        attached: Attached | None = None,
+    ) -> bytes:
+        """The next frame. `begins`: this frame begins an exchange (the coordinator's side);
+        `attached` as in `privacy.framing.seal`."""
         if begins:
             self.sequence += 1
         header = Header(
@@ -64,7 +75,7 @@ class Conversation:
             sequence=self.sequence,
             previous=self.transcript,
         )
-        frame = seal(header, body, self._key)
+        frame = seal(header, body, self._key, attached)
         self.transcript = extend_transcript(self.transcript, frame_digest(frame))
         return frame
 
@@ -74,6 +85,10 @@ class Conversation:
         Raises SignatureError or ProtocolError.
         """
         return read(frame, self._peer_public, *types)
+
+    def receive_again(self, statement: bytes, *types: type[Body]) -> Received:
+        """As `receive`, of a frame of which only the statement was kept."""
+        return read_statement(statement, self._peer_public, *types)
 
     def hear(
         self,

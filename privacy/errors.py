@@ -18,9 +18,11 @@ FedtagsError (1)
 │   ├── CohortError (14)        fewer parties than the plan's minimum, or a party that refused
 │   ├── PartyTimeout (15)       a party did not answer in time
 │   ├── RunActiveError (16)     another run is active in this federation
-│   └── RunStopped (24)         an operator stopped the run
+│   ├── RunStopped (24)         an operator stopped the run
+│   └── RunInterrupted          what conducts a run must end, and not the run
 ├── NotRunningError (25)        the service that was asked is not running
 ├── StoreError (26)             the profile store or the run store cannot do what was asked
+├── EvidenceError (34)          an evidence pack is not what was signed; the part is named
 ├── DecidedMeanwhile (33)       somebody else decided about this plan since it was looked at
 └── AccessError                 somebody may not have what they asked a service for
     ├── NotSignedIn (29)        no valid API token, session or password came with the request
@@ -200,3 +202,17 @@ class RateLimited(AccessError):
     """Too many attempts; wait."""
 
     exit_code = 32
+
+
+class EvidenceError(FedtagsError):
+    """An evidence pack is not what was signed, or not of this federation. `part` says where."""
+
+    exit_code = 34
+
+    def __init__(self, part: str, message: str) -> None:
+        super().__init__(f"{part}: {message}")
+        self.part = part
+
+
+class RunInterrupted(RunError):
+    """What conducts a run must end, and not the run: it is taken up again where it was."""

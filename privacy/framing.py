@@ -59,16 +59,35 @@ class Received:
     digest: bytes
 
 
-def seal(header: Header, body: Body, key: SigningKey) -> bytes:
-    """The signed frame of one message."""
+@dataclass(frozen=True)
+class Attached:
+    """What a head says of its attachment: length in bytes, and SHA-256."""
+
+    length: int
+    sha256: bytes
+
+    @classmethod
+    def of(cls, body: Body) -> Attached:
+        """Of the field of `body` that travels as its attachment."""
+        attachment: bytes = getattr(body, body.attached) if body.attached else b""
+        return cls(len(attachment), hashlib.sha256(attachment).digest())
+
+
+def seal(header: Header, body: Body, key: SigningKey, attached: Attached | None = None) -> bytes:
+    """The signed frame of one message.
+
+    `attached`: known already, so that it is not computed again; where the body lacks its attachment
+    by now, what comes of it is the frame's statement.
+    """
     fields = body.model_dump()
     attachment = fields.pop(body.attached) if body.attached else b""
+    attached = attached or Attached.of(body)
     envelope = Envelope(
         **header.model_dump(),
         type=body.kind,
         body=fields,
-        attached_bytes=len(attachment),
-        attached_sha256=hashlib.sha256(attachment).digest(),
+        attached_bytes=attached.length,
+        attached_sha256=attached.sha256,
     )
     head = canonical(envelope.model_dump())
     return key.sign(_DOMAIN + head) + _LENGTH.pack(len(head)) + head + attachment

@@ -32,14 +32,18 @@ class FederationManifest:
         """Raise SignatureError unless exactly the members signed, each under its own key."""
         if set(signatures) != set(self.members):
             raise SignatureError("the manifest is not signed by exactly its members")
-        for party, public in self.members.items():
-            try:
-                verify(public, signatures[party], self._content())
-            except SignatureError as error:
-                raise SignatureError(
-                    f"{party} has signed another manifest: other members, other keys, or another "
-                    "federation's name"
-                ) from error
+        for party in self.members:
+            self.verify_one(party, signatures[party])
+
+    def verify_one(self, party: str, signature: bytes) -> None:
+        """Raise SignatureError unless this member signed this manifest."""
+        try:
+            verify(self.members[party], signature, self._content())
+        except SignatureError as error:
+            raise SignatureError(
+                f"{party} has signed another manifest: other members, other keys, or another "
+                "federation's name"
+            ) from error
 
     def covers(self, other: FederationManifest) -> bool:
         """Whether all that `other` says stands here, too."""

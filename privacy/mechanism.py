@@ -10,13 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from dp_accounting import dp_event
 from numpy.typing import NDArray
 
 from privacy.errors import PrivacyError
+
+# Brings in SciPy, more than a second: imported by what accounts, not by what only reads a ledger.
+if TYPE_CHECKING:
+    from dp_accounting import dp_event
 
 # Clipped sums are rounded to this fraction of the clipping norm before noise is added, and the
 # noise to the same grid: for integer x, x + round(g) = round(x + g), so the release is a
@@ -49,6 +52,8 @@ class SampledGaussian:
 
     def event(self) -> dp_event.DpEvent:
         """The dp_accounting event of all steps."""
+        from dp_accounting import dp_event
+
         step = dp_event.PoissonSampledDpEvent(
             self.sample_rate, dp_event.GaussianDpEvent(self.noise_multiplier)
         )
@@ -111,6 +116,8 @@ class Gaussian:
 
     def event(self) -> dp_event.DpEvent:
         """The dp_accounting event of one release."""
+        from dp_accounting import dp_event
+
         return dp_event.GaussianDpEvent(self.noise_multiplier)
 
     def as_data(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import itertools
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,6 +14,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from privacy.errors import ConfigError
 from privacy.hosting.commands import Format, run_app, say, write_json
+
+if TYPE_CHECKING:
+    from simulations.demo import FinishedDemo
 
 app = typer.Typer(
     help="Federations on one machine: the demo, experiments, benchmarks.",
@@ -56,23 +59,43 @@ def demo(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the summary to this file, too.")
     ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave everything up, with its pages, until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Train churn and propensity across three parties, every role a process of its own."""
     from simulations import demo as federation
     from simulations.summary import render, summarise
+
+    def show(finished: federation.FinishedDemo) -> None:
+        waiting = progress.add_task("comparing with each party alone", total=None)
+        summary = summarise(finished)
+        progress.remove_task(waiting)
+        progress.stop()
+        if json_file is not None:
+            json_file.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        Console(width=max(140, Console().width)).print(render(summary))
 
     folder = folder.resolve()
     scenario = None if data is None else federation.shops(_checked(data))
     federation.prepare_folder(folder)
     with _progress() as progress:
         scenario = scenario or federation.market(folder, customers)
-        finished = federation.run_demo(folder, scenario, progress)
-        waiting = progress.add_task("comparing with each party alone", total=None)
-        summary = summarise(finished)
-        progress.remove_task(waiting)
-    if json_file is not None:
-        json_file.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    Console(width=max(140, Console().width)).print(render(summary))
+        if not keep:
+            show(federation.run_demo(folder, scenario, progress))
+            return
+        with federation.running_demo(folder, scenario, progress, consoles=True) as finished:
+            show(finished)
+            _keep(finished)
+            progress.start()
+
+
+def _keep(finished: FinishedDemo) -> None:
+    """Say where the pages are and who may sign in; return after Ctrl-C or SIGTERM."""
+    from simulations.demo_pages import as_text, let_people_in, wait_for_signal
+
+    say(as_text(let_people_in(finished)))
+    wait_for_signal()
 
 
 experiment = typer.Typer(help="Experiments on simulated and public data.", no_args_is_help=True)
@@ -241,6 +264,22 @@ def bench_party(
 ) -> None:
     """A million customers: features, tags into SQLite and PostgreSQL, look-ups. Minutes."""
     from simulations.benchmarks.party import bench_party as run
+
+    with _progress() as progress:
+        result = run(progress, scale)
+    _tell(result, format_)
+
+
+@bench.command("control")
+def bench_control(
+    scale: Annotated[
+        float,
+        typer.Option(min=0.01, max=10, help="Of 100 parties and 1,000 runs; 1 for the goals."),
+    ] = 1.0,
+    format_: FormatOption = Format.JSON,
+) -> None:
+    """The control plane's reads at 100 a second, page weight, memory, adding. Minutes."""
+    from simulations.benchmarks.control import bench_control as run
 
     with _progress() as progress:
         result = run(progress, scale)

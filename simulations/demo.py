@@ -11,25 +11,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.progress import Progress
 
-from coordinator.api_models import RunDetail
 from coordinator.client import CoordinatorClient
+from coordinator.desk_views import RunDetail
 from coordinator.settings import load_settings
 from models.plan import read_plan
 from party_client.source_settings import SourceSettings
-from party_client.supernode import free_port
 from privacy.errors import ConfigError
 from privacy.hosting.processes import signals_held
 from privacy.hosting.supervision import error_of
@@ -114,6 +115,24 @@ def run_demo(
 
     `time_empty_messages` switches the coordinator's diagnostics of that name on.
     """
+    with running_demo(
+        folder, scenario, progress, time_empty_messages=time_empty_messages
+    ) as finished:
+        pass
+    return finished
+
+
+@contextmanager
+def running_demo(
+    folder: Path,
+    scenario: Scenario,
+    progress: Progress,
+    *,
+    time_empty_messages: bool = False,
+    consoles: bool = False,
+) -> Iterator[FinishedDemo]:
+    """As `run_demo`, but everything stays up until the block ends, however it does. With
+    `consoles`, every party's console listens on a loopback port of its own."""
     seconds: dict[str, float] = {}
     bar = progress.add_task("setting up", total=None)
 
@@ -131,7 +150,7 @@ def run_demo(
     nodes = {party: Command("fedtags-party", home) for party, home in homes.items()}
     try:
         with timed(seconds, "set up"):
-            _set_up(coordinator, nodes, scenario, time_empty_messages, step)
+            _set_up(coordinator, nodes, scenario, step, time_empty_messages, consoles)
         with timed(seconds, "start nodes"):
             step("starting the party nodes")
             _each(nodes, lambda party, node: node("start", "--detach"))
@@ -141,12 +160,14 @@ def run_demo(
             for plan in scenario.plans:
                 with timed(seconds, f"run {plan.stem}"):
                     runs.append(_run_plan(coordinator, client, plan, progress, step))
+        progress.update(bar, visible=False)
+        yield FinishedDemo(folder, scenario, tuple(runs), seconds)
     finally:
         with signals_held(), timed(seconds, "stop"):
+            progress.update(bar, visible=True)
             step("stopping every process")
             _stop(coordinator, nodes)
     progress.remove_task(bar)
-    return FinishedDemo(folder, scenario, tuple(runs), seconds)
 
 
 @dataclass(frozen=True)
@@ -190,12 +211,13 @@ def _set_up(
     coordinator: Command,
     nodes: Mapping[str, Command],
     scenario: Scenario,
-    time_empty_messages: bool,
     step: Step,
+    time_empty_messages: bool,
+    consoles: bool,
 ) -> None:
     """What the organisations do once: init, invite, join, confirm."""
     step("coordinator: init, start")
-    control, superlink = free_port(), free_port()
+    control, superlink, *others = _free_ports(2 + len(nodes))
     coordinator(
         "init", "--control-port", str(control), "--superlink-port", str(superlink),
         "--federation", "demo",
@@ -214,6 +236,8 @@ def _set_up(
     )
     for party, node in nodes.items():
         configure_source(node.home, scenario.sources[party])
+        if consoles:
+            _open_console(node.home, others.pop())
     step("parties: join by invite")
     invites = {party: node.home / "invite.json" for party, node in nodes.items()}
     for party, path in invites.items():
@@ -236,6 +260,26 @@ def _set_up(
             ),
         ),
     )
+
+
+def _free_ports(count: int) -> list[int]:
+    """Different loopback ports that nothing listens on."""
+    with ExitStack() as probes:
+        ports = []
+        for _ in range(count):
+            probe = probes.enter_context(socket.socket())
+            probe.bind(("127.0.0.1", 0))
+            ports.append(probe.getsockname()[1])
+        return ports
+
+
+def _open_console(home: Path, port: int) -> None:
+    """Let the node's API and console listen on a loopback port."""
+    config = home / "party.toml"
+    before, after = config.read_text(encoding="utf-8").split("\n[web]\n", 1)
+    after = after.replace("enabled = false", "enabled = true", 1)
+    after = re.sub(r"(?m)^port = \d+$", f"port = {port}", after, count=1)
+    config.write_text(f"{before}\n[web]\n{after}", encoding="utf-8")
 
 
 def _run_plan(

@@ -47,6 +47,15 @@ def configure_source(home: Path, source: SourceSettings) -> None:
     load_settings(home)
 
 
+def _tell_nobody(policy: Path) -> None:
+    """Where no coordinator listens, [disclosure] of policy.toml allows nothing."""
+    text = policy.read_text(encoding="utf-8")
+    before, part = text.split("\n[disclosure]\n", 1)
+    part, after = part.split("\n[", 1)
+    part = part.replace("= true", "= false")
+    policy.write_text(f"{before}\n[disclosure]\n{part}\n[{after}", encoding="utf-8")
+
+
 def _without_none(value: object) -> object:
     """TOML has no null: a key without a value is left out."""
     if isinstance(value, dict):
@@ -84,6 +93,7 @@ def offline_federation(
     )
     for home in homes.values():
         save_federation(home, pinned)
+        _tell_nobody(load_settings(home).policy)
         admit_requesters(load_settings(home), [named])
         admit_coordinator(load_settings(home), pinned.coordinator.fingerprint)
     return Federation(homes, coordinator, requester, members)

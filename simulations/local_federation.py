@@ -20,6 +20,7 @@ import cbor2
 from coordinator.channel import Channel
 from party_client.socket_server import request
 from privacy.errors import NotRunningError, ProtocolError
+from privacy.evidence_statements import Heard
 from privacy.framing import statement_of
 from privacy.identity import SIGNATURE_BYTES
 
@@ -142,6 +143,7 @@ class MemoryRecorder:
     metrics: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     members: list[tuple[str, str, str]] = field(default_factory=list)
+    heard: list[Heard] = field(default_factory=list)
     stop: bool = False
     resume: bool = False
 
@@ -167,6 +169,10 @@ class MemoryRecorder:
     def membership(self, party: str, event: str) -> None:
         """See `coordinator.channel.Recorder`."""
         self.members.append((party, event, self.phases[-1]))
+
+    def statements(self, heard: Sequence[Heard]) -> None:
+        """See `coordinator.channel.Recorder`."""
+        self.heard.extend(heard)
 
     def pause(self, absent: Sequence[str], until: datetime) -> None:
         """See `coordinator.channel.Recorder`."""

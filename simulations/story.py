@@ -18,12 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from models.charges import NOISED_SIZE
 from models.evaluation import histogram_auc
 from models.families import start_parameters
 from models.plan import parse_plan
 from models.tags import check_tags, tag_values
 from models.training import (
-    NOISED_SIZE,
     Rows,
     delta_code,
     local_update,

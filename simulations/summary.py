@@ -17,7 +17,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from coordinator.api_models import RunDetail
+from coordinator.desk_views import RunDetail
 from coordinator.views import membership_lines, outcome_lines
 from models.plan import parse_plan
 from models.training import Rows, held_out

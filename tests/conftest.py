@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,11 +16,26 @@ __all__ = ["chromium", "mariadb_url", "postgresql_url", "public_data"]
 ROOT = Path(__file__).resolve().parents[1]
 # Minutes each: two workers begin with them, so that neither waits for the other at the end.
 LONGEST = ("test_demo.py", "test_tutorial.py")
+# One thread for each process: as many processes as cores compute at a time already. Set before
+# anything imports torch or NumPy, and passed on to the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first; all others keep their order."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_running_loop_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A file that leaves an event loop running in this thread breaks later files, which start their
+    own: it fails itself. What has one (Playwright) is of module scope, never of session scope."""
+    yield
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    pytest.fail(f"{request.node.name} leaves an event loop running: no session-wide fixture may")
 
 
 def find_public_data() -> Path | None:

@@ -1,7 +1,8 @@
 """Real servers that tests talk to where one answers; where none does, a test says so and skips.
 
-FEDTAGS_REQUIRE (comma separated: data, postgresql, mariadb, chromium, nginx) turns such a skip into
-a failure. FEDTAGS_POSTGRESQL and FEDTAGS_MARIADB name other servers than the loopback ones.
+FEDTAGS_REQUIRE (comma separated: data, postgresql, mariadb, chromium, nginx, node) turns such a
+skip into a failure. FEDTAGS_POSTGRESQL and FEDTAGS_MARIADB name other servers than the loopback
+ones.
 """
 
 from __future__ import annotations

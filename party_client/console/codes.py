@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from party_client.console.languages import N_
+from privacy.hosting.pages.languages import N_
 
 ROLES: Mapping[str, str] = MappingProxyType(
     {
@@ -60,6 +60,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "acknowledged": N_("acknowledgement"),
         "refusal": N_("refusal"),
         "enrolment": N_("enrolment"),
+        "disclosure": N_("disclosure"),
     }
 )
 TREATMENTS: Mapping[str, str] = MappingProxyType(

@@ -11,12 +11,13 @@ from itertools import groupby
 from starlette.responses import Response
 
 from models.tag_catalogue import DIMENSIONS
-from party_client.console.forms import Fields
-from party_client.console.languages import N_
-from party_client.console.site import Visit, go, require
+from party_client.console.site import Visit
 from party_client.desk_views import OptOutView
 from party_client.roles import Permission
 from privacy.errors import ConfigError, DataError, NotFound
+from privacy.hosting.pages.forms import Fields
+from privacy.hosting.pages.languages import N_
+from privacy.hosting.pages.site import go, require
 
 SECTION = "/customer"
 _ID = N_("Type the customer's id.")

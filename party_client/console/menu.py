@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from party_client.console.languages import N_
 from party_client.roles import Permission
+from privacy.hosting.pages.languages import N_
+from privacy.hosting.pages.menu import Entry, Group
 
-
-@dataclass(frozen=True)
-class Entry:
-    """One page. `permission` None: everybody who is signed in."""
-
-    path: str
-    title: str
-    permission: Permission | None
-
-
-MENU: tuple[tuple[str, tuple[Entry, ...]], ...] = (
+MENU: tuple[Group, ...] = (
     (
         N_("Today"),
         (
@@ -51,19 +39,3 @@ MENU: tuple[tuple[str, tuple[Entry, ...]], ...] = (
         ),
     ),
 )
-
-
-def menu_for(
-    may: Callable[[Permission], bool], say: Callable[[str], str]
-) -> list[tuple[str, list[Entry]]]:
-    """The groups and pages that somebody may open, titles translated."""
-    groups = []
-    for title, entries in MENU:
-        open_ones = [
-            Entry(one.path, say(one.title), one.permission)
-            for one in entries
-            if one.permission is None or may(one.permission)
-        ]
-        if open_ones:
-            groups.append((say(title), open_ones))
-    return groups

@@ -5,10 +5,11 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from party_client.approvals import Stand
-from party_client.console.forms import Fields
-from party_client.console.languages import N_
-from party_client.console.site import Visit, go, require
+from party_client.console.site import Visit
 from party_client.roles import Permission
+from privacy.hosting.pages.forms import Fields
+from privacy.hosting.pages.languages import N_
+from privacy.hosting.pages.site import go, require
 from privacy.ledger_decisions import MAX_TEXT
 
 SECTION = "/approvals"

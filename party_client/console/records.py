@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from party_client.console.languages import N_
 from party_client.console.site import Visit
 from party_client.roles import Permission
+from privacy.hosting.pages.languages import N_
 
 _ORDER = {"look": 0, "not looked at": 1, "set aside": 2, "pass": 3}
 

@@ -1,12 +1,9 @@
-"""How values are said on a page: codes in words, numbers grouped, times in UTC, ε rounded up."""
+"""How values of a party are said on a page, in the reader's language."""
 
 from __future__ import annotations
 
-import gettext
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from models.tag_catalogue import DIMENSIONS, CatalogueTag, Dimension
@@ -19,7 +16,12 @@ from party_client.console.codes import (
     TREATMENT_MEANINGS,
     TREATMENTS,
 )
-from party_client.console.phrases import translate_phrase
+from party_client.console.known_phrases import PHRASES
+from privacy.hosting.pages import words
+from privacy.hosting.pages.languages import translations
+
+# This console's templates and translations.
+FOLDER = Path(__file__).parent
 
 
 class _Named(Protocol):
@@ -43,53 +45,8 @@ class _Worded(Protocol):
     def text_zh(self) -> str: ...
 
 
-@dataclass(frozen=True)
-class Words:
-    """One language's way to say values. `texts`: its translations; `lang`: the form's word."""
-
-    lang: str
-    texts: gettext.NullTranslations
-
-    def say(self, text: str) -> str:
-        """A text of ours, marked for translation elsewhere or made from a phrase that was; what
-        neither is (a name, a reason that somebody typed) is shown as it stands."""
-        return translate_phrase(self.texts, text)
-
-    def either(self, english: str, chinese: str) -> str:
-        """A text that comes in both languages."""
-        return chinese if self.lang == "zh" and chinese else english
-
-    def time(self, moment: datetime | date) -> str:
-        """To the second, in UTC and saying so; a date alone is an ISO date."""
-        if not isinstance(moment, datetime):
-            return moment.isoformat()
-        return f"{_utc(moment):%Y-%m-%d %H:%M:%S} UTC"
-
-    def machine_time(self, moment: datetime | date) -> str:
-        """For the `datetime` attribute."""
-        if not isinstance(moment, datetime):
-            return moment.isoformat()
-        return f"{_utc(moment):%Y-%m-%dT%H:%M:%SZ}"
-
-    def number(self, value: int | float) -> str:
-        """Digits grouped by thousands, the same in both languages."""
-        return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
-
-    def epsilon(self, value: float) -> str:
-        """Rounded up to the third digit, as everywhere in fedtags."""
-        return f"{math.ceil(value * 1000 - 1e-9) / 1000:,.3f}"
-
-    def delta(self, value: float) -> str:
-        """A probability, in scientific form."""
-        return f"{value:.1e}"
-
-    def share(self, value: float) -> str:
-        """A share that should be small, in per cent, rounded up: any is never 0.0."""
-        return f"{math.ceil(value * 1000 - 1e-9) / 10:,.1f} %"
-
-    def share_down(self, value: float) -> str:
-        """A share that should be large, in per cent, rounded down: not all is never 100.0."""
-        return f"{math.floor(value * 1000 + 1e-9) / 10:,.1f} %"
+class Words(words.Words):
+    """One language's way to say a party's values."""
 
     def name(self, tag: _Named) -> str:
         """A tag's display name."""
@@ -117,7 +74,7 @@ class Words:
 
     def role(self, role: str) -> str:
         """A role."""
-        return self._code(ROLES, role)
+        return self.code(ROLES, role)
 
     def role_meanings(self) -> list[tuple[str, str]]:
         """Every role, and what it may."""
@@ -125,27 +82,25 @@ class Words:
 
     def stand(self, stand: str) -> str:
         """How a plan stands."""
-        return self._code(STANDS, stand)
+        return self.code(STANDS, stand)
 
     def cause(self, cause: str | None) -> str:
         """Why no approval stands for a plan."""
-        return "" if cause is None else self._code(CAUSES, cause)
+        return "" if cause is None else self.code(CAUSES, cause)
 
     def kind(self, kind: str) -> str:
         """A kind of message."""
-        return self._code(KINDS, kind)
+        return self.code(KINDS, kind)
 
     def treatment(self, treatment: str) -> str:
         """Why a field may leave, in a word."""
-        return self._code(TREATMENTS, treatment)
+        return self.code(TREATMENTS, treatment)
 
     def treatments(self) -> list[tuple[str, str]]:
         """Those words, and what each means."""
         return [(self.treatment(name), self.say(text)) for name, text in TREATMENT_MEANINGS.items()]
 
-    def _code(self, known: Mapping[str, str], code: str) -> str:
-        return self.say(known.get(str(code), str(code)))
 
-
-def _utc(moment: datetime) -> datetime:
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+def speak(lang: str) -> Words:
+    """The words of one language."""
+    return Words(lang, translations(lang, FOLDER / "translations"), PHRASES)

@@ -13,80 +13,44 @@ import os
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, bindparam, delete, insert, make_url, select, update
 from sqlalchemy.exc import IntegrityError
 
 from privacy.errors import ConfigError, NotFound, StoreError
 from privacy.hosting.access_tables import people, sessions, tokens
+from privacy.hosting.access_values import DEFAULT_TOKEN_DAYS as DEFAULT_TOKEN_DAYS
+from privacy.hosting.access_values import MAX_TOKEN_DAYS as MAX_TOKEN_DAYS
+from privacy.hosting.access_values import NAME_PATTERN as NAME_PATTERN
+from privacy.hosting.access_values import Person as Person
+from privacy.hosting.access_values import Principal as Principal
+from privacy.hosting.access_values import Token as Token
 from privacy.hosting.database import open_engine, reading, store_errors, utc_now
 from privacy.hosting.migrations import upgrade_engine
 from privacy.hosting.passwords import hash_password
 
 MIGRATIONS = Path(__file__).parent / "access_migrations"
-NAME_PATTERN = r"[a-z][a-z0-9._@-]{0,62}"
 TOKEN_PREFIX = "fedtags_"  # lets a secret scanner find one  # noqa: S105
 TOKEN_BYTES = 32
 MAX_SECRET_CHARACTERS = 128
 # Asked for every request: built once.
 _BY_HASH = select(tokens).where(tokens.c.token_hash == bindparam("hashed"))
-MAX_TOKEN_DAYS = 3650
-DEFAULT_TOKEN_DAYS = 365
-
-
-@dataclass(frozen=True)
-class Principal:
-    """Who asks. `kind`: a person in a session, an API token, or a command on the service's own
-    machine. `address`: where the request came from, for the access log."""
-
-    name: str
-    role: str
-    kind: Literal["person", "token", "command"] = "person"
-    address: str = "local"
-
-
-@dataclass(frozen=True)
-class Person:
-    """A person with a role. `state`: 'active' or 'removed'; a removed one cannot sign in."""
-
-    name: str
-    role: str
-    state: str
-    has_password: bool
-    created_at: datetime
-
-
-@dataclass(frozen=True)
-class Token:
-    """An API token, without its secret. `last_used`: the newest day (UTC) with a request."""
-
-    name: str
-    role: str
-    created_by: str
-    created_at: datetime
-    expires_at: datetime
-    revoked_at: datetime | None
-    last_used: date | None
-
-    def valid(self, now: datetime) -> bool:
-        """Whether the token still opens anything."""
-        return self.revoked_at is None and now < self.expires_at
 
 
 class Access:
     """People and tokens in one database, which is created or upgraded when opened.
 
-    `key` is 32 secret bytes. Every error is a FedtagsError and holds no secret.
+    `key` is 32 secret bytes. `migrations`: of a service that keeps these tables in its own
+    database, that database's. Every error is a FedtagsError and holds no secret.
     """
 
-    def __init__(self, url: str, key: bytes) -> None:
+    def __init__(self, url: str, key: bytes, migrations: Path = MIGRATIONS) -> None:
         self.engine: Engine = open_engine(url)
         _create_private_file(url)
-        upgrade_engine(self.engine, MIGRATIONS)
+        upgrade_engine(self.engine, migrations)
         self._key = key
 
     def close(self) -> None:
@@ -293,7 +257,12 @@ def _check_another(connection: Connection, name: str, role: str) -> None:
 
 def _person(row: Row[Any]) -> Person:
     return Person(
-        row.name, row.role, row.state, row.password_hash is not None, _aware(row.created_at)
+        name=row.name,
+        role=row.role,
+        state=row.state,
+        has_password=row.password_hash is not None,
+        created_at=_aware(row.created_at),
+        elsewhere=row.identity is not None,
     )
 
 

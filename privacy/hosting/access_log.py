@@ -25,7 +25,7 @@ from typing import Any
 
 from privacy.errors import LedgerError, StoreError
 from privacy.hash_chain import HashChain, Head
-from privacy.hosting.access import Principal
+from privacy.hosting.access_values import Principal
 
 DOMAIN = b"fedtags access log 1"
 GROUP_SECONDS = 0.05
@@ -96,7 +96,7 @@ class AccessLog:
             if self._closing or self._failure is not None or len(self._waiting) >= MOST_WAITING:
                 raise StoreError(
                     "the access log cannot be written, so nothing is answered; check its file's "
-                    "permissions and free disk space (`fedtags-party access verify` says more)"
+                    "permissions and free disk space, and whether it verifies"
                 )
             self._waiting.append(("access", body))
             self._recorded += 1
@@ -244,7 +244,7 @@ def _files(path: Path) -> list[Path]:
     files = older_files(path)
     files += [path] if path.exists() else []
     if not files:
-        raise LedgerError(f"{path} does not exist; it is made when the node's web process starts")
+        raise LedgerError(f"{path} does not exist; it is made when the service starts")
     return files
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,6 +14,7 @@ from privacy.errors import CertificateError, NotRunningError
 from privacy.hosting.problems import error_of, parse_body
 
 TIMEOUT_SECONDS = 30.0
+Query = Mapping[str, str | int | Sequence[str]]
 
 
 class BearerAuth(httpx.Auth):
@@ -64,14 +67,62 @@ class ApiClient:
         """Close the connections."""
         self._http.close()
 
-    def call(self, method: str, path: str, body: object = None) -> object:
-        """The answer's JSON. Raises the error that the service names.
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        query: Query | None = None,
+        headers: Mapping[str, str] | None = None,
+        seconds: float = TIMEOUT_SECONDS,
+    ) -> object:
+        """The answer's JSON; None if it has none. Raises the error that the service names.
 
         CertificateError: the service is not the one that the certificate authority vouches for.
-        NotRunningError: nobody answers there. ProtocolError: it is no fedtags service.
+        NotRunningError: nobody answers there within `seconds`. ProtocolError: it is no fedtags
+        service.
         """
+        content = self.fetch(method, path, body, query=query, headers=headers, seconds=seconds)
+        return parse_body(content) if content else None
+
+    def fetch(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        query: Query | None = None,
+        headers: Mapping[str, str] | None = None,
+        seconds: float = TIMEOUT_SECONDS,
+    ) -> bytes:
+        """The answer's bytes. Raises as `call` does."""
+        with self._network_errors():
+            response = self._http.request(
+                method, path, json=body, params=query, headers=headers, timeout=seconds
+            )
+        if response.is_success:
+            return response.content
+        raise error_of(parse_body(response.content))
+
+    @contextmanager
+    def lines(
+        self, path: str, *, headers: Mapping[str, str] | None = None, seconds: float
+    ) -> Iterator[tuple[int, Iterator[str]]]:
+        """The status of an answer that goes on, and its lines as they come. NotRunningError if
+        none comes for `seconds`, or if the answer breaks off. Raises as `call` does."""
+        with (
+            self._network_errors(),
+            self._http.stream("GET", path, headers=headers, timeout=seconds) as response,
+        ):
+            if not response.is_success:
+                raise error_of(parse_body(response.read()))
+            yield response.status_code, response.iter_lines()
+
+    @contextmanager
+    def _network_errors(self) -> Iterator[None]:
         try:
-            response = self._http.request(method, path, json=body)
+            yield
         except httpx.TransportError as error:
             if _is_certificate_failure(error):
                 raise CertificateError(
@@ -83,10 +134,6 @@ class ApiClient:
                 f"no service answers at {self._url} ({type(error).__name__}); start it with "
                 "`fedtags-coordinator start`, or check the address and the network"
             ) from error
-        parsed = parse_body(response.content)
-        if response.is_success:
-            return parsed
-        raise error_of(parsed)
 
 
 def _trust_only(ca_pem: str) -> ssl.SSLContext:

@@ -7,20 +7,29 @@ that upgrades later is refused at once instead of waiting.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    InvalidatePoolError,
+    NoSuchModuleError,
+    SQLAlchemyError,
+)
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from privacy.errors import ConfigError, StoreError
 
 BUSY_SECONDS = 15
+MOST_READERS = 40  # as many as the threads that answer requests
+_READERS: WeakKeyDictionary[Engine, Engine] = WeakKeyDictionary()
 # Another one's lock: SQLite (by its primary code), MariaDB and MySQL, PostgreSQL.
 _BUSY = {5, 6, 1205, 1213, "55P03", "40P01"}
 
@@ -60,13 +69,22 @@ def open_engine(url: str, busy_seconds: int | None = None) -> Engine:
         seconds = BUSY_SECONDS if busy_seconds is None else busy_seconds
         event.listen(engine, "connect", partial(_prepare_sqlite, seconds))
         event.listen(engine, "begin", _begin_immediate)
+        if engine.url.database not in (None, "", ":memory:"):
+            _follow_file(engine)
+            _add_reader(engine, seconds)
     elif engine.dialect.name in ("mysql", "mariadb") and busy_seconds is not None:
         event.listen(engine, "connect", partial(_prepare_mariadb, busy_seconds))
     return engine
 
 
 def reading(engine: Engine) -> Connection:
-    """A connection for single reads that takes no lock; use it in a `with` block."""
+    """A connection for single reads that takes no lock; use it in a `with` block.
+
+    Nothing may be written through it; SQLite refuses to.
+    """
+    reader = _READERS.get(engine)
+    if reader is not None:
+        return reader.connect()
     return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
 
@@ -102,6 +120,64 @@ def _is_busy(cause: BaseException | None) -> bool:
     return bool({getattr(cause, "sqlstate", None), *cause.args[:1]} & _BUSY)
 
 
+def _add_reader(engine: Engine, seconds: int) -> None:
+    """Give a SQLite engine another one for reading, whose connections stay as they are.
+
+    Turning one of the engine's connections into a reading one and back takes as long as a small
+    query. And a burst must not open connections that are closed again at once: that takes longer
+    than what they are asked.
+    """
+    reader = create_engine(
+        engine.url,
+        hide_parameters=True,
+        isolation_level="AUTOCOMMIT",
+        skip_autocommit_rollback=True,
+        pool_size=MOST_READERS,
+        max_overflow=MOST_READERS,
+        pool_use_lifo=True,
+    )
+    event.listen(reader, "connect", partial(_prepare_sqlite, seconds))
+    event.listen(reader, "connect", _refuse_writes)
+    _follow_file(reader)
+    event.listen(engine, "engine_disposed", lambda _engine: reader.dispose())
+    _READERS[engine] = reader
+
+
+def _follow_file(engine: Engine) -> None:
+    """Leave connections to a SQLite file that another one has taken the place of.
+
+    A connection would answer from the file that it opened, though a backup lies in its place. And
+    opening one would make an empty database where the file is gone.
+    """
+    file = engine.url.database or ""
+    opened = False
+
+    def before(*_given: object) -> None:
+        if opened and _identity(file) is None:
+            raise StoreError(f"{file} is gone: put the database back, then repeat")
+
+    def connected(_connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+        nonlocal opened
+        opened = True
+        record.info["file"] = _identity(file)
+
+    def taken(_connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
+        if record.info["file"] != _identity(file):
+            raise InvalidatePoolError("the database's file is another one now")
+
+    event.listen(engine, "do_connect", before)
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "checkout", taken)
+
+
+def _identity(file: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino)
+
+
 def _prepare_mariadb(
     seconds: int, connection: DBAPIConnection, _record: ConnectionPoolEntry
 ) -> None:
@@ -119,6 +195,12 @@ def _prepare_sqlite(
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _refuse_writes(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA query_only = ON")
     cursor.close()
 
 

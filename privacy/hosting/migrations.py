@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +27,33 @@ _ENVIRONMENT = Path(__file__).parent / "alembic_env"
 
 
 def upgrade_engine(
-    engine: Engine, script_location: Path, given: Mapping[str, Any] | None = None
+    engine: Engine,
+    script_location: Path,
+    given: Mapping[str, Any] | None = None,
+    revision: str = "head",
 ) -> None:
-    """Run the revisions in `script_location` that the database has not seen yet.
+    """Run the revisions in `script_location` that the database has not seen yet, up to `revision`.
 
     All of them run in one transaction, so a failure leaves the database as it was (MariaDB and
     MySQL cannot undo a change of tables), and of two processes that start together one waits for
     the other. `given`: what a revision finds in `context.config.attributes` besides the
     connection. Raises StoreError, also for a database that a newer fedtags wrote.
     """
-    config = Config()
-    config.set_main_option("script_location", _escape(_ENVIRONMENT))
-    config.set_main_option("path_separator", "newline")
-    config.set_main_option("version_locations", _escape(script_location))
     try:
-        head = ScriptDirectory.from_config(config).get_current_head()
-        with store_errors(), reading(engine) as connection:
-            if MigrationContext.configure(connection).get_current_revision() == head:
-                return
-        with store_errors(), engine.begin() as connection:
+        wanted = _newest(script_location) if revision == "head" else revision
+        if current_revision(engine) == wanted:
+            return
+        config = _config(script_location)
+        with (
+            store_errors(),
+            engine.connect() as connection,
+            _alone(connection),
+            connection.begin(),
+        ):
+            if connection.dialect.name == "postgresql":  # this lock ends with the transaction
+                connection.exec_driver_sql("SELECT pg_advisory_xact_lock(4029871)")
             config.attributes.update({**(given or {}), "connection": connection})
-            with _alone(connection):
-                command.upgrade(config, "head")
+            command.upgrade(config, revision)
     except CommandError as error:
         raise StoreError(
             "the database has a schema that this version of fedtags does not know; it was "
@@ -55,23 +61,45 @@ def upgrade_engine(
         ) from error
 
 
+@lru_cache
+def _newest(script_location: Path) -> str | None:
+    """The newest revision of a folder. A service opens several stores over one database, and
+    reading every revision's file for each would take most of its start."""
+    return ScriptDirectory.from_config(_config(script_location)).get_current_head()
+
+
+def _config(script_location: Path) -> Config:
+    config = Config()
+    config.set_main_option("script_location", _escape(_ENVIRONMENT))
+    config.set_main_option("path_separator", "newline")
+    config.set_main_option("version_locations", _escape(script_location))
+    return config
+
+
+def current_revision(engine: Engine) -> str | None:
+    """The newest revision that the database has seen; None for one without any."""
+    with store_errors(), reading(engine) as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
 @contextmanager
 def _alone(connection: Connection) -> Iterator[None]:
-    """Until the block ends no other process upgrades this database; SQLite's lock is there already.
+    """On MariaDB and MySQL no other process upgrades this database until the block ends.
 
-    PostgreSQL's lock ends with the transaction, so the others see what was committed.
+    The lock is the connection's, and is held until what was changed is committed: the next one must
+    see it. SQLite's and PostgreSQL's locks belong to the transaction itself.
     """
-    name = connection.dialect.name
-    if name == "postgresql":
-        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(4029871)")
-    elif name in ("mysql", "mariadb"):
-        connection.exec_driver_sql("SELECT GET_LOCK(CONCAT('fedtags ', DATABASE()), 600)")
+    if connection.dialect.name not in ("mysql", "mariadb"):
+        yield
+        return
+    connection.exec_driver_sql("SELECT GET_LOCK(CONCAT('fedtags ', DATABASE()), 600)")
+    connection.commit()
     try:
         yield
     finally:
-        if name in ("mysql", "mariadb"):  # whose lock is the connection's, and would outlast it
-            with suppress(SQLAlchemyError):
-                connection.exec_driver_sql("SELECT RELEASE_LOCK(CONCAT('fedtags ', DATABASE()))")
+        with suppress(SQLAlchemyError):
+            connection.exec_driver_sql("SELECT RELEASE_LOCK(CONCAT('fedtags ', DATABASE()))")
+            connection.commit()
 
 
 def _escape(path: Path) -> str:

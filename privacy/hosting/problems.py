@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from privacy import errors
-from privacy.errors import FedtagsError, PolicyRefusal, ProtocolError
+from privacy.errors import EvidenceError, FedtagsError, PolicyRefusal, ProtocolError
 
 PROBLEM_TYPE = "application/problem+json"
 
@@ -31,6 +31,7 @@ _STATUS: Mapping[type[FedtagsError], int] = {
     errors.DataError: 422,
     errors.PlanError: 422,
     errors.ProtocolError: 400,
+    errors.EvidenceError: 409,
     errors.NotRunningError: 503,
     errors.StoreError: 503,
     errors.LedgerError: 503,
@@ -57,6 +58,8 @@ def problem_of(error: FedtagsError, status: int | None = None) -> tuple[int, dic
     }
     if isinstance(error, PolicyRefusal):
         body["reason"] = error.reason
+    if isinstance(error, EvidenceError):
+        body["part"] = error.part
     return status, body
 
 
@@ -66,6 +69,9 @@ def error_of(body: object) -> FedtagsError:
         kind = _BY_NAME.get(str(body.get("error")), FedtagsError)
         if issubclass(kind, PolicyRefusal):
             return kind(str(body.get("reason", "refused")), body["detail"])
+        if issubclass(kind, EvidenceError):
+            part = str(body.get("part", "pack"))
+            return kind(part, body["detail"].removeprefix(f"{part}: "))
         return kind(body["detail"])
     return ProtocolError("the service answered with something that is not a fedtags answer")
 

@@ -57,7 +57,10 @@ class Sessions:
     def sign_in(self, name: str, password: str, address: str) -> NewSession:
         """Open a session. Raises NotSignedIn, with one text whatever was wrong, and RateLimited
         after too many failures of this name or from this address."""
-        role = self.check_password(name, password, address)
+        return self.open(name, self.check_password(name, password, address), address)
+
+    def open(self, name: str, role: str, address: str) -> NewSession:
+        """A session of a person whose identity has been proved, here or elsewhere."""
         secret = secrets.token_urlsafe(SESSION_BYTES)
         now = _stored(utc_now())
         with store_errors(), self._access.engine.begin() as connection:

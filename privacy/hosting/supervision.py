@@ -50,13 +50,15 @@ CHILD_ENVIRONMENT = {
 # A child that may be started again is, but one that ends this often in this time has a reason.
 RESTART_LIMIT = 5
 RESTART_WINDOW_S = 600.0
+# It is started again at once the first time, then after this long, twice as long, and so on.
+RESTART_WAIT_S = 0.25
 
 
 @dataclass(frozen=True)
 class Child:
     """One process to run. `ready` is polled until it is true, for at most `ready_timeout_s`.
 
-    `restart`: once the service is up, it is started again when it ends.
+    `restart`: once the service is up, it is started again when it ends, each time later.
     """
 
     name: str
@@ -89,6 +91,8 @@ class Supervisor:
         self._stop_grace_s = stop_grace_s
         self._running: list[_Running] = []
         self._restarts: dict[str, list[float]] = {}
+        # Children that are to be started again, and when.
+        self._due: list[tuple[float, Child]] = []
         self._old_handlers: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
         self._held = False
         self._pending = 0
@@ -187,6 +191,7 @@ class Supervisor:
             if self._running:
                 self._log("stopped")
             self._running.clear()
+            self._due.clear()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._held:
@@ -236,8 +241,9 @@ class Supervisor:
 
     def _revive(self) -> None:
         """Start again each child that has ended and may be, with nothing of the old one left."""
+        now = time.monotonic()
         for each in list(self._running):
-            status, child, now = each.process.poll(), each.child, time.monotonic()
+            status, child = each.process.poll(), each.child
             if status is None or not child.restart:
                 continue
             known = self._restarts.get(child.name, [])
@@ -247,6 +253,11 @@ class Supervisor:
                 self._log(f"{child.name} ended unexpectedly ({_how(status)}); starting it again")
                 stop_processes([each.identity], 0.0)
                 self._running.remove(each)
+                wait = RESTART_WAIT_S * 2 ** (len(recent) - 1) if recent else 0.0
+                self._due.append((now + wait, child))
+        for at, child in list(self._due):
+            if now >= at:
+                self._due.remove((at, child))
                 self._spawn(child)
 
     def _pid_file(self, child: Child) -> Path:

@@ -10,9 +10,10 @@ from babel.messages.pofile import read_po
 from playwright.sync_api import Page, expect
 
 from models.plan import plan_digest
-from party_client.console.languages import TRANSLATIONS
 from party_client.console.menu import MENU
+from party_client.console.words import FOLDER
 from party_client.roles import may
+from privacy.hosting.pages.languages import TRANSLATIONS
 from privacy.hosting.security_headers import SECURITY_HEADERS
 
 from .acting import PATHS, look_up, sign_in
@@ -105,8 +106,10 @@ def _found(page: Page, customer: str) -> str:
 
 def _assert_chinese(page: Page) -> None:
     """No text that has a Chinese form stands in English; no English sentence at all."""
-    with (TRANSLATIONS / "zh.po").open("rb") as source:
-        english = {m.id for m in read_po(source, locale="zh") if isinstance(m.id, str)}
+    english = set()
+    for folder in (FOLDER / "translations", TRANSLATIONS):
+        with (folder / "zh.po").open("rb") as source:
+            english |= {m.id for m in read_po(source, locale="zh") if isinstance(m.id, str)}
     typed = {
         SCRIPT,
         "retention per quarter",  # a name in policy.toml
@@ -213,7 +216,7 @@ def test_a_form_of_another_site_or_session_changes_nothing(visit: Open, console:
 
 
 def test_every_answer_forbids_scripts_frames_and_keeping(console: Console) -> None:
-    for path in ("/sign-in", "/nothing", "/static/console.css"):
+    for path in ("/sign-in", "/nothing", "/static/pages.css"):
         headers = httpx.get(console.address + path).headers
         for name, value in SECURITY_HEADERS.items():
             assert headers[name] == value

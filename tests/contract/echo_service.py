@@ -11,15 +11,17 @@ from pathlib import Path
 
 from party_client.socket_server import serve
 
-# A frame that begins so is answered after SLOW_S seconds.
-SLOW = b"slow"
-SLOW_S = 1.5
+# A frame that begins so is answered after that many seconds: in time, and after every timeout here.
+SLOW, LATE = b"slow", b"late"
+SLOW_S, LATE_S = 0.5, 4.0
 
 
 def answer_of(party: str, frame: bytes) -> bytes:
-    """The answer of `party` to `frame`, late for a slow one; as long as the frame and longer."""
+    """The answer of `party` to `frame`, after a while for a slow one; longer than the frame."""
     if frame.startswith(SLOW):
         time.sleep(SLOW_S)
+    if frame.startswith(LATE):
+        time.sleep(LATE_S)
     return party.encode() + b" heard " + frame
 
 

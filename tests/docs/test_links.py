@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,15 @@ def anchors(page: Path) -> set[str]:
     }
 
 
-def names_in(path: Path) -> set[str]:
+@cache
+def names_in(path: Path) -> frozenset[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    return {one.name for one in ast.walk(tree) if isinstance(one, ast.FunctionDef)}
+    return frozenset(one.name for one in ast.walk(tree) if isinstance(one, ast.FunctionDef))
+
+
+@cache
+def names_of_tests() -> frozenset[str]:
+    return frozenset().union(*map(names_in, (ROOT / "tests").rglob("test_*.py")))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -68,8 +75,7 @@ def test_every_test_that_a_page_names_exists(page: Path) -> None:
     for file, name in NAMED_TEST.findall(text):
         assert (ROOT / file).is_file(), file
         assert name in names_in(ROOT / file), f"{file}::{name}"
-    known = {name for path in (ROOT / "tests").rglob("test_*.py") for name in names_in(path)}
-    assert [name for name in BARE_TEST.findall(text) if name not in known] == []
+    assert [name for name in BARE_TEST.findall(text) if name not in names_of_tests()] == []
 
 
 def test_the_threat_model_names_its_tests() -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from coordinator.channel import Channel
 from coordinator.rounds import RunOutcome, RunRequest, run
-from party_client.profile_store import ProfileStore
+from party_client.profile_store import ProfileStore, open_profile_store
 from party_client.service import PartyService
+from party_client.settings import load_settings
 from privacy.identity import SigningKey, sign_plan
 from privacy.randomness import Entropy, system_entropy
 from simulations.homes import Federation, offline_federation
@@ -98,12 +99,19 @@ class LocalRun:
             service.close()
 
 
+def with_stores(federation: Federation) -> Federation:
+    """The same homes, in which each profile store has its tables already: no copy makes them."""
+    for home in federation.homes.values():
+        open_profile_store(load_settings(home)).close()
+    return federation
+
+
 @pytest.fixture(scope="session")
 def market_template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Federation]:
     """Homes of three parties over a simulated market of 700 customers each, made once."""
     folder = tmp_path_factory.mktemp("market")
     sources = write_market(folder, 700)
-    return folder, offline_federation(folder, sources, dict.fromkeys(sources, 700))
+    return folder, with_stores(offline_federation(folder, sources, dict.fromkeys(sources, 700)))
 
 
 @pytest.fixture

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from coordinator.client import CoordinatorClient
 from coordinator.control import ControlPlane
-from coordinator.server import open_control_plane, tls_server
+from coordinator.server import Service, open_control_plane, open_service, tls_server
 from coordinator.settings import CoordinatorSettings, load_settings
 from coordinator.setup import initialise
+from coordinator.superlink import Node
 from party_client.settings import PartySettings
 from party_client.setup import initialise as initialise_party
 from privacy.errors import NotRunningError
@@ -39,20 +40,33 @@ epsilon = 1.0
 class MemoryExecutor:
     """Remembers what it was asked; a run ends when a test says so."""
 
-    nodes: dict[str, str] = field(default_factory=dict)
+    registered: dict[str, str] = field(default_factory=dict)
     started: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     ended: set[str] = field(default_factory=set)
     broken: bool = False
+    online: set[str] = field(default_factory=set)
 
     def register_node(self, public_key: str, name: str) -> None:
         self._check()
-        self.nodes[name] = public_key
+        self.registered[name] = public_key
+
+    def unregister_node(self, public_key: str) -> None:
+        self._check()
+        self.registered = {n: key for n, key in self.registered.items() if key != public_key}
+
+    def nodes(self) -> list[Node]:
+        self._check()
+        return [
+            Node(number, name, key, name in self.online)
+            for number, (name, key) in enumerate(self.registered.items())
+        ]
 
     def start_run(self, run_id: str) -> str:
         self._check()
         self.started.append(run_id)
-        return f"flower-{run_id}"
+        times = self.started.count(run_id)
+        return f"flower-{run_id}" + (f"-{times}" if times > 1 else "")
 
     def stop_run(self, flower_run_id: str) -> None:
         self._check()
@@ -72,7 +86,11 @@ class Coordinator:
 
     settings: CoordinatorSettings
     executor: MemoryExecutor
-    control: ControlPlane
+    service: Service
+
+    @property
+    def control(self) -> ControlPlane:
+        return self.service.control
 
     def client(self) -> CoordinatorClient:
         return CoordinatorClient.of_home(self.settings)
@@ -99,12 +117,14 @@ def make_coordinator(home: Path, federation: str = "demo") -> Coordinator:
 def open_coordinator(home: Path) -> Coordinator:
     settings = load_settings(home)
     executor = MemoryExecutor()
-    return Coordinator(settings, executor, open_control_plane(settings, executor))
+    return Coordinator(
+        settings, executor, open_service(settings, open_control_plane(settings, executor))
+    )
 
 
 @contextmanager
 def served(coordinator: Coordinator) -> Iterator[Coordinator]:
-    server = tls_server(coordinator.control, coordinator.settings)
+    server = tls_server(coordinator.service, coordinator.settings)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 20

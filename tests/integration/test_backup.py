@@ -21,9 +21,9 @@ import pytest
 
 from party_client.backup import make_backup, restore_backup
 from party_client.durable_file import replace_durably
-from party_client.sealed_file import CHUNK_BYTES, MAGIC, SALT_BYTES, SealedReader, SealedWriter
 from party_client.settings import PartySettings, load_settings
 from privacy.errors import CohortError, ConfigError, FedtagsError, LedgerError, StoreError
+from privacy.hosting.sealed_file import CHUNK_BYTES, MAGIC, SALT_BYTES, SealedReader, SealedWriter
 from privacy.ledger import Ledger
 from simulations.homes import Federation
 from tests.unit.test_egress_log import full_disk

@@ -201,7 +201,7 @@ def test_runs_are_watched_to_their_own_exit_code(tmp_path: Path) -> None:
         succeeded(coordinate(home, "run", "stop", second, "--force"))
         failed(coordinate(home, "run", "watch", second), 24, "stopped by an operator")
         failed(coordinate(home, "run", "stop", second), 1, "already ended")
-        failed(coordinate(home, "run", "watch", "nothing"), 26, "no run nothing")
+        failed(coordinate(home, "run", "watch", "nothing"), 31, "no run of this id")
         shown = succeeded(coordinate(home, "run", "list", "--format", "json"))
         assert [item["run_id"] for item in json.loads(shown)] == [second, first]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import httpx
 import pytest
 
-from coordinator.api import create_app
 from privacy import errors
 from privacy.errors import FedtagsError
 from privacy.hosting.problems import error_of, problem_of
@@ -25,21 +25,23 @@ from tests.integration.control_plane_server import (
     open_coordinator,
 )
 
+ORIGIN = "https://127.0.0.1"
+
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("template") / "coordinator"
-    opened = make_coordinator(home)
-    opened.control.members.close()
-    opened.control.runs.close()
+    make_coordinator(home).service.close()
     return home
 
 
 @pytest.fixture
-def coordinator(template: Path, tmp_path: Path) -> Coordinator:
+def coordinator(template: Path, tmp_path: Path) -> Iterator[Coordinator]:
     """A home of its own for each test; init's keys are made once."""
     shutil.copytree(template, tmp_path / "coordinator")
-    return open_coordinator(tmp_path / "coordinator")
+    opened = open_coordinator(tmp_path / "coordinator")
+    yield opened
+    opened.service.close()
 
 
 def call(
@@ -54,9 +56,9 @@ def call(
     """One request; `token` "" means the admin's, None means none."""
 
     async def ask() -> httpx.Response:
-        transport = httpx.ASGITransport(app=create_app(coordinator.control))
+        transport = httpx.ASGITransport(app=coordinator.service.app)
         headers = {} if token is None else {"authorization": f"Bearer {token or coordinator.token}"}
-        async with httpx.AsyncClient(transport=transport, base_url="https://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as client:
             return await client.request(
                 method, path, json=body, content=content, headers=headers, auth=auth
             )
@@ -137,20 +139,6 @@ def test_second_run_is_refused_while_one_is_active(coordinator: Coordinator) -> 
     assert coordinator.executor.started == ["run-1"]
 
 
-def test_run_whose_server_app_died_is_failed_and_frees_the_slot(coordinator: Coordinator) -> None:
-    enrol(coordinator, "bank", "retailer", "shop")
-    call(coordinator, "POST", "/v1/runs", submission(coordinator))
-    coordinator.control.reconcile()
-    assert coordinator.control.runs.get("run-1").state == "created"
-    coordinator.executor.ended.add("flower-run-1")
-    coordinator.control.reconcile()
-    run = call(coordinator, "GET", "/v1/runs/run-1").json()
-    assert (run["state"], run["error"], run["exit_code"]) == ("failed", "RunError", 1)
-    assert "cut short" in run["message"]
-    again = call(coordinator, "POST", "/v1/runs", submission(coordinator, "run-2"))
-    assert again.status_code == 201
-
-
 def test_run_that_flower_cannot_take_is_failed_at_once(coordinator: Coordinator) -> None:
     enrol(coordinator, "bank", "retailer", "shop")
     coordinator.executor.broken = True
@@ -223,7 +211,7 @@ def test_plan_with_too_few_parties_is_refused_before_a_run_exists(
     named = PLAN + b'[cohort]\nparties = ["bank", "shop", "nobody"]\n'
     answer = call(coordinator, "POST", "/v1/plans/validate", {"plan": named.decode()})
     assert "nobody" in problem(answer, 409, errors.CohortError)["detail"]
-    assert call(coordinator, "GET", "/v1/runs").json() == {"runs": []}
+    assert call(coordinator, "GET", "/v1/runs").json() == {"runs": [], "next": None}
 
 
 def test_valid_plan_is_answered_with_its_digest_and_cohort(coordinator: Coordinator) -> None:
@@ -274,25 +262,46 @@ def test_nothing_is_answered_without_the_right_token(
     coordinator: Coordinator, token: str | None, method: str, path: str
 ) -> None:
     async def ask() -> httpx.Response:
-        transport = httpx.ASGITransport(app=create_app(coordinator.control))
+        transport = httpx.ASGITransport(app=coordinator.service.app)
         headers = [] if token is None else [(b"authorization", b"Bearer " + token.encode())]
-        async with httpx.AsyncClient(transport=transport, base_url="https://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as client:
             return await client.request(
                 method, path, json={"party": "bank", "plan": ""}, headers=headers
             )
 
-    problem(asyncio.run(ask()), 401, errors.SignatureError)
+    problem(asyncio.run(ask()), 401, errors.NotSignedIn)
 
 
-def test_every_route_but_health_and_enrolment_needs_someone(coordinator: Coordinator) -> None:
-    app = create_app(coordinator.control)
-    spec = app.openapi()
-    for path, operations in spec["paths"].items():
-        for method in operations:
-            if (method, path) in {("get", "/v1/health"), ("post", "/v1/enrolments")}:
+# Everybody who reaches the port may call these; what a party's node calls it signs.
+OPEN = {
+    ("GET", "/health"),
+    ("GET", "/ready"),
+    ("GET", "/metrics"),  # on the coordinator's own machine
+    ("POST", "/v1/session"),  # with a password
+}
+# Without a session there is nothing to end or to change, which these say by other means.
+OF_A_SESSION = {
+    ("DELETE", "/v1/session"),
+    ("GET", "/v1/session/oidc"),
+    ("GET", "/v1/session/oidc/callback"),
+}
+
+
+def test_every_route_but_health_needs_someone(coordinator: Coordinator) -> None:
+    document = call(coordinator, "GET", "/v1/openapi.json").json()
+    asked = 0
+    for path, operations in document["paths"].items():
+        for method in map(str.upper, operations):
+            if (method, path) in OPEN | OF_A_SESSION:
                 continue
-            answer = call(coordinator, method.upper(), path, token=None)
-            assert answer.status_code == 401, (method, path)
+            filled = path.replace("{run_id}", "run-1").replace("{name}", "bank")
+            answer = call(coordinator, method, filled, token=None)
+            # A wrong body is refused before what else the request must show can be looked at.
+            early = path in ("/v1/enrolments", "/v1/session/password")
+            assert answer.status_code == (422 if early else 401), (method, path, answer.text)
+            asked += 1
+    assert asked > 35
+    assert call(coordinator, "GET", "/v1/openapi.json", token=None).status_code == 401
 
 
 def test_party_reads_the_members_with_its_own_signature_only(coordinator: Coordinator) -> None:
@@ -306,7 +315,7 @@ def test_party_reads_the_members_with_its_own_signature_only(coordinator: Coordi
     ):
         answer = call(coordinator, "GET", "/v1/members", token=None, auth=wrong)
         problem(answer, 401, errors.SignatureError)
-    problem(call(coordinator, "GET", "/v1/runs", token=None, auth=auth), 401, errors.SignatureError)
+    problem(call(coordinator, "GET", "/v1/runs", token=None, auth=auth), 401, errors.NotSignedIn)
 
 
 def test_enrolment_must_be_signed_with_the_key_that_it_names(coordinator: Coordinator) -> None:
@@ -321,7 +330,7 @@ def test_enrolment_must_be_signed_with_the_key_that_it_names(coordinator: Coordi
     answer = call(coordinator, "POST", "/v1/enrolments", body, token=None, auth=auth)
     problem(answer, 401, errors.SignatureError)
     assert coordinator.control.members.parties() == []
-    assert coordinator.executor.nodes == {}
+    assert coordinator.executor.registered == {}
 
 
 def test_body_above_the_limit_is_refused_unread(coordinator: Coordinator) -> None:
@@ -339,28 +348,32 @@ def test_invalid_body_names_the_field_and_never_its_value(coordinator: Coordinat
 
 
 def test_unknown_path_is_a_problem_too(coordinator: Coordinator) -> None:
-    problem(call(coordinator, "GET", "/v1/nothing"), 404, errors.ProtocolError)
-    problem(call(coordinator, "GET", "/docs"), 404, errors.ProtocolError)
+    problem(call(coordinator, "GET", "/v1/nothing"), 404, errors.NotFound)
+    assert call(coordinator, "GET", "/docs").status_code == 404
+    assert call(coordinator, "GET", "/openapi.json").status_code == 404
 
 
 def test_unforeseen_error_says_nothing_of_its_cause(
-    coordinator: Coordinator, caplog: pytest.LogCaptureFixture
+    coordinator: Coordinator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken(type(coordinator.control.runs)):  # type: ignore[misc]
-        def list_runs(self, limit: int = 50) -> list[Any]:
-            raise ZeroDivisionError("SECRET CAUSE")
+    def broken(run_id: str) -> str:
+        raise ZeroDivisionError("SECRET CAUSE")
 
-    coordinator.control.runs = Broken(coordinator.settings.database_url)
-    answer = call(coordinator, "GET", "/v1/runs")
+    enrol(coordinator, "bank", "retailer", "shop")
+    monkeypatch.setattr(coordinator.executor, "start_run", broken)
+    answer = call(coordinator, "POST", "/v1/runs", submission(coordinator))
     problem(answer, 500, FedtagsError)
     assert "SECRET" not in answer.text
     assert "SECRET CAUSE" in caplog.text
+    assert coordinator.control.runs.active_run() is None
 
 
 def test_every_error_survives_the_way_over_http() -> None:
     for kind in (value for value in vars(errors).values() if isinstance(value, type)):
         if kind is errors.PolicyRefusal:
             error: FedtagsError = errors.PolicyRefusal("epsilon", "too much")
+        elif kind is errors.EvidenceError:
+            error = errors.EvidenceError("plan.toml", "what to do")
         elif issubclass(kind, FedtagsError):
             error = kind("what to do")
         else:
@@ -371,8 +384,7 @@ def test_every_error_survives_the_way_over_http() -> None:
 
 def test_database_holds_no_token(coordinator: Coordinator) -> None:
     token = coordinator.control.invite("bank").token
-    coordinator.control.members.close()
-    coordinator.control.runs.close()
+    coordinator.service.close()
     stored = b"".join(
         path.read_bytes() for path in coordinator.settings.home.glob("coordinator.db*")
     )

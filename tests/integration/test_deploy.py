@@ -17,9 +17,12 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from typer.main import get_command
 
+from coordinator.cli import app as coordinator_app
+from coordinator.settings import ProxySettings
 from party_client import logs, metrics
 from party_client.cli import app
 from party_client.settings import PartySettings, load_settings
@@ -32,7 +35,13 @@ ROOT = Path(__file__).parents[2]
 SYSTEMD = ROOT / "deploy" / "systemd"
 UNITS = sorted([*SYSTEMD.glob("*.service"), *SYSTEMD.glob("*.timer")])
 SERVICES = [path for path in UNITS if path.suffix == ".service"]
-INSTALLED = "/opt/fedtags/bin/fedtags-party"
+PROGRAMS = Path("/opt/fedtags/bin")
+APPS = {
+    str(PROGRAMS / "fedtags-party"): app,
+    str(PROGRAMS / "fedtags-coordinator"): coordinator_app,
+}
+CONTAINERFILES = sorted((ROOT / "deploy").glob("Containerfile*"))
+NGINX = "/usr/sbin/nginx"
 MOST_EXPOSED = 20  # of 100, as systemd counts; without any hardening it is 92 to 96
 
 
@@ -53,11 +62,11 @@ def values(path: Path, name: str) -> list[str]:
     return [value for key, value in sections(path)["Service"] if key == name]
 
 
-def check_command(words: list[str]) -> None:
+def check_command(program: str, words: list[str]) -> None:
     """These arguments name a command that exists, with options that it has."""
-    command: click.Command = get_command(app)
+    command: click.Command = get_command(APPS[program])
     context: click.Context | None = None
-    name = "fedtags-party"
+    name = Path(program).name
     while isinstance(command, click.Group):
         context = command.make_context(name, list(words), parent=context)
         rest = [*context._protected_args, *context.args]
@@ -73,9 +82,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The units as on a machine where fedtags is where Python runs these tests."""
     require_or_skip("systemd-analyze", shutil.which("systemd-analyze") is not None)
     folder = tmp_path_factory.mktemp("units")
-    program = str(Path(sys.executable).with_name("fedtags-party"))
     for path in UNITS:
-        text = path.read_text().replace(INSTALLED, program)
+        text = path.read_text().replace(str(PROGRAMS), str(Path(sys.executable).parent))
+        text = text.replace(NGINX, shutil.which("nginx") or "/bin/true")
         (folder / path.name).write_text(text)
     return folder
 
@@ -107,8 +116,10 @@ def test_every_command_of_a_unit_exists(unit: Path) -> None:
     assert commands
     for command in commands:
         program, *words = shlex.split(command)
-        assert program == INSTALLED
-        check_command(words)
+        if program == NGINX:
+            assert words[-4:] == ["-c", "nginx.conf", "-g", "daemon off;"]
+        else:
+            check_command(program, words)
 
 
 def test_the_nodes_unit_has_a_user_of_its_own_that_the_partys_home_is_closed_to() -> None:
@@ -119,10 +130,22 @@ def test_the_nodes_unit_has_a_user_of_its_own_that_the_partys_home_is_closed_to(
     assert values(service, "StateDirectoryMode") == ["0700"]
     assert values(node, "InaccessiblePaths") == ["-/var/lib/fedtags"]
     # Under a mapping of users of its own, the service would not know its peer.
-    for unit in SERVICES:
+    for unit in SYSTEMD.glob("fedtags-party-*.service"):
         assert values(unit, "PrivateUsers") == []
     users = (SYSTEMD / "fedtags.sysusers").read_text()
     assert set(re.findall(r"^u (\S+)", users, re.M)) == {"fedtags", "fedtags-node"}
+
+
+def test_the_proxys_unit_has_a_user_of_its_own_that_the_coordinators_home_is_closed_to() -> None:
+    proxy = SYSTEMD / "fedtags-coordinator-proxy.service"
+    coordinator = SYSTEMD / "fedtags-coordinator.service"
+    assert values(proxy, "User") == ["fedtags-proxy"]
+    assert values(coordinator, "User") == ["fedtags-coordinator"]
+    assert values(coordinator, "StateDirectoryMode") == ["0700"]
+    assert values(proxy, "InaccessiblePaths") == ["-/var/lib/fedtags-coordinator"]
+    assert values(proxy, "AmbientCapabilities") == ["CAP_NET_BIND_SERVICE"]
+    users = (SYSTEMD / "fedtags-coordinator.sysusers").read_text()
+    assert set(re.findall(r"^u (\S+)", users, re.M)) == {"fedtags-coordinator", "fedtags-proxy"}
 
 
 def test_the_timer_starts_a_unit_that_exists() -> None:
@@ -138,15 +161,19 @@ def test_the_timer_starts_a_unit_that_exists() -> None:
 # The container ---------------------------------------------------------------------------------
 
 
-def instructions() -> list[tuple[str, str]]:
-    text = (ROOT / "deploy" / "Containerfile").read_text().replace("\\\n", " ")
+@pytest.fixture(params=CONTAINERFILES, ids=lambda path: path.name)
+def found(request: pytest.FixtureRequest) -> list[tuple[str, str]]:
+    """The instructions of one image."""
+    text = request.param.read_text().replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines)]
 
 
-def test_the_image_is_built_from_what_is_there_and_the_whole_package_gets_in() -> None:
+def test_the_image_is_built_from_what_is_there_and_the_whole_package_gets_in(
+    found: list[tuple[str, str]],
+) -> None:
     copied = set()
-    for word, rest in instructions():
+    for word, rest in found:
         assert word in KNOWN, word
         if word == "COPY" and not rest.startswith("--from="):
             *sources, _ = rest.split()
@@ -169,8 +196,9 @@ KNOWN = frozenset(
 )
 
 
-def test_the_image_runs_as_a_user_that_is_not_root_and_holds_no_secret() -> None:
-    found = instructions()
+def test_the_image_runs_as_a_user_that_is_not_root_and_holds_no_secret(
+    found: list[tuple[str, str]],
+) -> None:
     users = [rest for word, rest in found if word == "USER"]
     assert users
     assert all(re.fullmatch(r"[1-9]\d*:[1-9]\d*", user) for user in users)
@@ -183,14 +211,32 @@ def test_the_image_runs_as_a_user_that_is_not_root_and_holds_no_secret() -> None
     assert re.fullmatch(r"PYTHON=\S+:3\.\d+-\S+", base), "a version, not whatever is newest"
 
 
-def test_what_the_image_starts_exists() -> None:
-    found = dict(instructions())
-    (program,) = json.loads(found["ENTRYPOINT"])
-    assert program == INSTALLED
-    check_command(json.loads(found["CMD"]))
-    check, *words = json.loads(found["HEALTHCHECK"].partition("CMD ")[2])
-    assert check == INSTALLED
-    check_command(words)
+def test_what_the_image_starts_exists(found: list[tuple[str, str]]) -> None:
+    last = dict(found)
+    (program,) = json.loads(last["ENTRYPOINT"])
+    check_command(program, json.loads(last["CMD"]))
+    check, *words = json.loads(last["HEALTHCHECK"].partition("CMD ")[2])
+    assert check == program
+    check_command(check, words)
+
+
+def test_only_the_proxys_ports_of_a_coordinator_are_published() -> None:
+    services = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]
+    proxy = ProxySettings()
+    ports = {port for one in services.values() for port in one.get("ports", ())}
+    assert ports == {f"{one}:{one}" for one in (proxy.partners_port, proxy.people_port)}
+    assert services["proxy"]["network_mode"] == "service:coordinator"
+    assert services["proxy"]["volumes"] == ["proxy:/var/lib/fedtags-proxy"], "never the home"
+    for one in services.values():
+        assert one["read_only"]
+        assert one["cap_drop"] == ["ALL"]
+        assert one["security_opt"] == ["no-new-privileges:true"]
+        assert "privileged" not in one
+        assert not re.search(r"password|secret|token|key", str(one.get("environment")), re.I)
+    assert (ROOT / "deploy" / services["coordinator"]["build"]["dockerfile"]).name in {
+        path.name for path in CONTAINERFILES
+    }
+    assert re.fullmatch(r"\S+:\d+\.\d+-\S+", services["proxy"]["image"]), "a version"
 
 
 # Metrics, readiness ----------------------------------------------------------------------------

@@ -6,21 +6,24 @@ import re
 from pathlib import Path
 
 import pytest
-from babel.messages.catalog import Catalog
 from babel.messages.extract import extract_from_dir
 from babel.messages.pofile import read_po
 
+import coordinator.dashboard
 import party_client.console
+from coordinator.dashboard.known_phrases import PHRASES as DASHBOARD_PHRASES
 from party_client.console.codes import CAUSES, KINDS, ROLES, STANDS, TREATMENT_MEANINGS, TREATMENTS
-from party_client.console.forms import local_path
-from party_client.console.kept import KEPT_S, MOST, Kept
 from party_client.console.known_phrases import PHRASES
-from party_client.console.languages import TRANSLATIONS, choose_language, translations
 from party_client.console.notices import NOTICES
-from party_client.console.phrases import translate_phrase
-from party_client.console.words import Words
+from party_client.console.words import speak
+from privacy.hosting import pages
+from privacy.hosting.pages.forms import local_path
+from privacy.hosting.pages.kept import KEPT_S, MOST, Kept
+from privacy.hosting.pages.languages import choose_language
 
 CONSOLE = Path(party_client.console.__file__).parent
+SHARED = Path(pages.__file__).parent
+DASHBOARD = Path(coordinator.dashboard.__file__).parent
 ROOT = CONSOLE.parents[1]
 PLACE = re.compile(r"%\(\w+\)s")
 # Their parts are put together from several texts at their source.
@@ -32,24 +35,20 @@ ASSEMBLED = (
 HAN = r"[\u4e00-\u9fff]"
 
 
-def texts_of_the_console() -> set[str]:
-    """Every text that a template or a module marks, and every known phrase."""
+def marked(folder: Path) -> set[str]:
+    """Every text that a template or a module of the folder marks."""
     found = extract_from_dir(
-        CONSOLE,
+        folder,
         method_map=[("**.py", "python"), ("**.html", "jinja2")],
         keywords={"N_": None, "_": None, "ngettext": (1, 2)},
     )
-    marked = {one if isinstance(one, str) else one[0] for _, _, one, _, _ in found}
-    return marked | set(PHRASES)
+    return {one if isinstance(one, str) else one[0] for _, _, one, _, _ in found}
 
 
-@pytest.fixture(scope="module")
-def chinese() -> Catalog:
-    with (TRANSLATIONS / "zh.po").open("rb") as source:
-        return read_po(source, locale="zh", abort_invalid=True)
-
-
-def entries(catalog: Catalog) -> dict[str, str]:
+def entries(folder: Path) -> dict[str, str]:
+    """The Chinese of a folder's texts."""
+    with (folder / "translations" / "zh.po").open("rb") as source:
+        catalog = read_po(source, locale="zh", abort_invalid=True)
     plain = {}
     for message in catalog:
         if message.id:
@@ -58,22 +57,31 @@ def entries(catalog: Catalog) -> dict[str, str]:
     return plain
 
 
-def test_every_text_is_translated_and_no_translation_is_left_over(chinese: Catalog) -> None:
-    texts = texts_of_the_console()
-    assert len(texts) > 500
-    translated = {text for text, told in entries(chinese).items() if told}
+SITES = {SHARED: (), CONSOLE: PHRASES, DASHBOARD: DASHBOARD_PHRASES}
+every = pytest.mark.parametrize("folder", SITES, ids=["shared", "console", "dashboard"])
+
+
+@every
+def test_every_text_is_translated_and_no_translation_is_left_over(folder: Path) -> None:
+    texts = marked(folder)
+    if folder != SHARED:
+        texts = (texts | set(SITES[folder])) - marked(SHARED)
+    assert len(texts) > 100
+    translated = {text for text, told in entries(folder).items() if told}
     assert texts - translated == set()
-    assert set(entries(chinese)) - texts == set()
+    assert set(entries(folder)) - texts == set()
 
 
-def test_a_translation_has_the_same_places_as_its_source(chinese: Catalog) -> None:
-    for text, told in entries(chinese).items():
+@every
+def test_a_translation_has_the_same_places_as_its_source(folder: Path) -> None:
+    for text, told in entries(folder).items():
         assert sorted(PLACE.findall(text)) == sorted(PLACE.findall(told)), text
 
 
-def test_a_translation_is_chinese_with_chinese_punctuation(chinese: Catalog) -> None:
-    for text, told in entries(chinese).items():
-        assert re.search(HAN, told) or told == "ε", text
+@every
+def test_a_translation_is_chinese_with_chinese_punctuation(folder: Path) -> None:
+    for text, told in entries(folder).items():
+        assert re.search(HAN, told) or told in ("ε", "AUC", "SHA-256"), text
         assert not re.search(rf"{HAN}[,;:?!()]|[,;:?!()]{HAN}|{HAN}\.( |$)", told), told
         if " " in text:
             assert text.endswith(".") == told.endswith("。"), (text, told)
@@ -95,30 +103,26 @@ def test_what_the_node_says_is_still_said_in_these_words() -> None:
 
 
 def test_a_phrase_with_values_is_translated_and_its_values_too() -> None:
-    told = translate_phrase(
-        translations("zh"), "reserved: 8 training steps, 2 releases of noised counts"
-    )
+    told = speak("zh").say("reserved: 8 training steps, 2 releases of noised counts")
     assert told == "预留：8 个训练步，2 次加噪计数的发布"
-    assert translate_phrase(translations("en"), "reserved: 8 training steps") == (
-        "reserved: 8 training steps"
-    )
+    assert speak("en").say("reserved: 8 training steps") == ("reserved: 8 training steps")
 
 
 def test_what_a_person_typed_is_shown_as_typed() -> None:
     line = "ann refused plan churn-1 (0123456789ab) of requester 12ab: refused"
-    told = translate_phrase(translations("zh"), line)
+    told = speak("zh").say(line)
     assert told == "ann 拒绝了请求方 12ab 的计划 churn-1（0123456789ab），理由：refused"
-    assert translate_phrase(translations("zh"), "Let me think") == "Let me think"
+    assert speak("zh").say("Let me think") == "Let me think"
 
 
 def test_a_very_long_text_is_not_searched_for_phrases() -> None:
     text = "reserved: " + "x " * 5000
-    assert translate_phrase(translations("zh"), text) == text
+    assert speak("zh").say(text) == text
 
 
 def test_every_code_has_words() -> None:
     from party_client.approvals import Cause, Outcome, Stand
-    from party_client.egress import ENROLMENT, REFUSED
+    from party_client.egress import DISCLOSURE, ENROLMENT, REFUSED
     from party_client.roles import Role
     from privacy.messages import PARTY_MESSAGES, Treatment
 
@@ -126,7 +130,8 @@ def test_every_code_has_words() -> None:
     assert set(STANDS) == set(Stand)
     assert set(CAUSES) == set(Cause)
     assert set(TREATMENTS) == set(TREATMENT_MEANINGS) == set(Treatment)
-    assert set(KINDS) == {"header", REFUSED, ENROLMENT, *(one.kind for one in PARTY_MESSAGES)}
+    outside = {"header", REFUSED, ENROLMENT, DISCLOSURE}
+    assert set(KINDS) == {*outside, *(one.kind for one in PARTY_MESSAGES)}
     assert set(Outcome) <= set(NOTICES)
 
 
@@ -155,7 +160,7 @@ def test_a_reader_is_never_sent_elsewhere(given: str) -> None:
 
 
 def test_shares_are_rounded_to_the_side_that_flatters_nobody() -> None:
-    words = Words("en", translations("en"))
+    words = speak("en")
     assert words.share(0.00001) == "0.1 %"
     assert words.share(0) == "0.0 %"
     assert words.share(1) == "100.0 %"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from coordinator.member_store import MemberStore
 from coordinator.run_store import RunStore
 from coordinator.tables import metadata
 from privacy.errors import RunActiveError
+from privacy.hosting import access_tables
 from privacy.hosting.database import open_engine
 
 VECTOR = Path(__file__).parents[1] / "vectors" / "coordinator-0001.db"
@@ -25,9 +27,12 @@ def url(tmp_path: Path) -> str:
 
 
 def test_database_of_revision_0001_upgrades_to_todays_tables(url: str) -> None:
+    for module in (Path(__file__).parents[2] / "coordinator").glob("*_tables.py"):
+        importlib.import_module(f"coordinator.{module.stem}")
+    tables = [metadata, access_tables.metadata]
     RunStore(url).close()
     with open_engine(url).connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        assert compare_metadata(MigrationContext.configure(connection), tables) == []
 
 
 def test_runs_of_revision_0001_are_all_there(url: str) -> None:

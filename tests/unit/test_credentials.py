@@ -11,8 +11,8 @@ import pytest
 from keyring.backend import KeyringBackend
 from keyring.errors import NoKeyringError
 
-from party_client.credentials import resolve_secret
 from privacy.errors import ConfigError
+from privacy.hosting.credentials import resolve_secret
 
 SECRET = "pässword: 4711 "
 

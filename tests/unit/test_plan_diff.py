@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 
 from models.plan import parse_plan
-from party_client.plan_diff import Change, changes, meaning
+from models.plan_diff import Change, changes, meaning
 
 PLAN = """
 format = 1

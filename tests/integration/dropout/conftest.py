@@ -23,7 +23,7 @@ from privacy.messages import REFUSAL
 from simulations.homes import Federation, offline_federation
 from simulations.local_federation import Fault, FaultyChannel, MemoryChannel
 from simulations.population import write_market
-from tests.integration.conftest import PLAN, LocalRun, changed
+from tests.integration.conftest import PLAN, LocalRun, changed, with_stores
 
 ROUNDS = 3
 SMALL = changed(changed(PLAN, "rounds = 2", "rounds = 3"), "local_steps = 4", "local_steps = 2")
@@ -115,7 +115,7 @@ def four_template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Feder
     sources = write_market(folder, 500)
     sources["grocer"] = write_market(other, 500, seed=7)["retailer"]
     shutil.copytree(other / "retailer", folder / "grocer")
-    return folder, offline_federation(folder, sources, dict.fromkeys(sources, 500))
+    return folder, with_stores(offline_federation(folder, sources, dict.fromkeys(sources, 500)))
 
 
 @pytest.fixture

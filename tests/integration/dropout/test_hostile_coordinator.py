@@ -27,7 +27,6 @@ from privacy.messages import (
 )
 from privacy.packing import DATA_SLOTS
 from privacy.shared_keys import SharedKeys
-from tests.integration.conftest import tags_in
 
 from .conftest import FOUR, NOISED, ROUNDS, SINGLE, Faulty
 from .scripted import Script, added, parts_of
@@ -148,10 +147,10 @@ def before_publication(script: Script) -> tuple[Replies, Body, int]:
 LIES_AND_PLACES = [
     *((lie, after_round_one) for lie in LIES),
     *((lie, after_a_resend) for lie in (replayed, own_replayed)),
-    *((lie, after_the_keys) for lie in (missing, replayed)),
-    *((lie, before_the_keys) for lie in (missing, replayed)),
-    *((lie, after_the_evaluation) for lie in (missing, replayed)),
-    *((lie, before_publication) for lie in (altered, replayed)),
+    (replayed, after_the_keys),
+    (missing, before_the_keys),
+    (replayed, after_the_evaluation),
+    (altered, before_publication),
 ]
 
 
@@ -216,10 +215,6 @@ def one_doubled(now: dict[str, bytes], before: dict[str, bytes]) -> bytes:
     return sum_of(*now.values(), now["grocer"])
 
 
-def all_doubled(now: dict[str, bytes], before: dict[str, bytes]) -> bytes:
-    return sum_of(*now.values(), *now.values())
-
-
 def one_of_the_round_before(now: dict[str, bytes], before: dict[str, bytes]) -> bytes:
     return sum_of(*(now | {"grocer": before["grocer"]}).values())
 
@@ -232,19 +227,14 @@ def one_alone(now: dict[str, bytes], before: dict[str, bytes]) -> bytes:
     return sum_of(now["grocer"])
 
 
-ALTERED_SUMS = [
-    one_dropped,
-    one_doubled,
-    all_doubled,
-    one_of_the_round_before,
-    the_sum_of_the_round_before,
-    one_alone,
-]
-
-
+# What test_lying_coordinator does not tell every party already: uploads of another round, one
+# alone, and self-masks.
 @pytest.mark.parametrize(
     ("altered_sum", "options"),
-    [*((one, b"") for one in ALTERED_SUMS), (one_dropped, SINGLE), (one_doubled, SINGLE)],
+    [
+        *((one, b"") for one in (one_of_the_round_before, the_sum_of_the_round_before, one_alone)),
+        *((one, SINGLE) for one in (one_dropped, one_doubled)),
+    ],
 )
 def test_an_altered_sum_ends_the_run_with_its_keys(
     four: Faulty,
@@ -272,7 +262,7 @@ def test_an_altered_sum_ends_the_run_with_its_keys(
     check_ended(script, keys)
 
 
-@pytest.mark.parametrize("total", [b"\0" * 65659, b"\xff" * 65659, b"x", b"\0" * 2 * 65659])
+@pytest.mark.parametrize("total", [b"\0" * 65659, b"x"])
 def test_a_sum_of_other_bytes_ends_the_run(four: Faulty, total: bytes) -> None:
     script = Script(four, FOUR)
     script.start(ALL)
@@ -297,12 +287,10 @@ def forged(script: Script, colluder: str, label: SumLabel, total_of: dict[str, b
     return sum_of(*total_of.values(), keys._run_key.encrypt(row))
 
 
-@pytest.mark.parametrize("resent", [False, True])
-def test_two_different_sums_are_found_by_everyone_at_the_next_reply(
-    four: Faulty, caplog: pytest.LogCaptureFixture, resent: bool
+def test_a_round_that_is_asked_again_does_not_hide_that_there_were_two_sums(
+    four: Faulty, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The coordinator and a key holder tell the bank another sum than the rest. Asking for the
-    round again does not hide it."""
+    """The coordinator and a key holder tell the bank another sum than the rest."""
     script = Script(four, FOUR)
     script.start(ALL)
     script.train(1)
@@ -313,33 +301,13 @@ def test_two_different_sums_are_found_by_everyone_at_the_next_reply(
         total = other if party == "bank" else honest.total
         assert script.send(party, honest.model_copy(update={"total": total}), 2) != REFUSAL
     script.total = added(script.bodies)
-    if resent:
-        script.train(2, 2, again=True)
+    script.train(2, 2, again=True)
     keys = {party: keys_of(script, party) for party in ALL}
     for party in ALL:
         assert script.send(party, script.training(), 3) == REFUSAL
         check_ended(script, keys[party], party)
     told = "(IntegrityError): the members did not all open the same sum"
     assert caplog.text.count(told) == len(ALL)
-
-
-def test_two_different_evaluations_are_found_before_anyone_publishes(
-    four: Faulty, caplog: pytest.LogCaptureFixture
-) -> None:
-    script = Script(four, FOUR)
-    _, body, number = after_the_evaluation(script)
-    label = SumLabel(ROUNDS + 1, 1, "evaluation", ALL)
-    other = forged(script, "retailer", label, parts_of(script.bodies))
-    script.replies = {}
-    for party in ALL:
-        changed = {"total": other} if party == "bank" else {}
-        assert script.send(party, body.model_copy(update=changed), number) != REFUSAL
-    for party in ALL:
-        keys = keys_of(script, party)
-        assert script.send(party, Publish(replies=dict(script.replies)), number + 1) == REFUSAL
-        check_ended(script, keys, party)
-        assert not tags_in(four.service(party).node.store)
-    assert caplog.text.count("(IntegrityError)") == len(ALL)
 
 
 def test_who_vanishes_after_the_evaluation_was_opened_holds_nobody_up(four: Faulty) -> None:
@@ -398,7 +366,7 @@ def test_a_self_mask_is_revealed_for_one_attempt_of_a_round(four: Faulty) -> Non
     assert script.session("bank").learned.applied == 1
 
 
-@pytest.mark.parametrize("lie", [missing, altered, replayed, own_replayed])
+@pytest.mark.parametrize("lie", [missing, replayed])
 def test_no_self_mask_is_revealed_against_replies_of_another_set(
     four: Faulty, caplog: pytest.LogCaptureFixture, lie: Callable[[Replies, Replies], Replies]
 ) -> None:
@@ -514,7 +482,7 @@ def behind(script: Script) -> None:
     script.ask(SealKeys(replies=dict(script.replies)))
 
 
-@pytest.mark.parametrize("change", [b"", b"\x01", b"swap"])
+@pytest.mark.parametrize("change", [b"", b"\x01"])
 def test_a_model_that_is_not_the_leads_is_not_taken_over(
     four: Faulty, caplog: pytest.LogCaptureFixture, change: bytes
 ) -> None:
@@ -523,7 +491,7 @@ def test_a_model_that_is_not_the_leads_is_not_taken_over(
     (model,) = (
         one.model for one in script.bodies.values() if isinstance(one, KeySeal) and one.model
     )
-    told = b"" if not change else model[:-1] + change if len(change) == 1 else model[::-1]
+    told = model[:-1] + change if change else b""
     body = ConfirmKeys(replies=dict(script.replies), model=told)
     assert script.send("bank", body) == REFUSAL
     assert "(IntegrityError): the model is not the one that ecommerce sealed" in caplog.text
