@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +13,7 @@ from party_client.profile_tables import customers, key_checks, opt_outs
 from party_client.settings import PartySettings
 from privacy.errors import ConfigError, StoreError
 from privacy.hosting.credentials import resolve_secret
-from privacy.hosting.database import open_engine, reading, store_errors
+from privacy.hosting.database import create_private_file, open_engine, reading, store_errors
 from privacy.hosting.migrations import upgrade_engine
 from privacy.hosting.sealing import Sealing
 
@@ -31,7 +30,11 @@ def open_database(url: str, sealing: Sealing) -> Engine:
     Raises StoreError, also where the secret is not the one that the database was sealed with.
     """
     engine = open_engine(url, BUSY_SECONDS)
-    _create_private_file(url)
+    create_private_file(
+        url,
+        "the profile store's file",
+        "profile_store.url in party.toml and the permissions of its folder",
+    )
     upgrade_engine(engine, MIGRATIONS, {"sealing": sealing})
     found = _stored_check(engine)
     if found is None:
@@ -118,17 +121,3 @@ def was_sealed(url: str) -> bool:
             )
     finally:
         engine.dispose()
-
-
-def _create_private_file(url: str) -> None:
-    """SQLite would make its file by the umask; its side files take over the mode found here."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
-        return
-    try:
-        os.close(os.open(parsed.database, os.O_CREAT | os.O_RDWR, 0o600))
-    except OSError as error:
-        raise StoreError(
-            f"the profile store's file cannot be opened ({error.strerror}); check "
-            "profile_store.url in party.toml and the permissions of its folder"
-        ) from error

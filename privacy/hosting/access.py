@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
 from collections.abc import Sequence
@@ -17,10 +16,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, bindparam, delete, insert, make_url, select, update
+from sqlalchemy import Connection, Engine, Row, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from privacy.errors import ConfigError, NotFound, StoreError
+from privacy.errors import ConfigError, NotFound
 from privacy.hosting.access_tables import people, sessions, tokens
 from privacy.hosting.access_values import DEFAULT_TOKEN_DAYS as DEFAULT_TOKEN_DAYS
 from privacy.hosting.access_values import MAX_TOKEN_DAYS as MAX_TOKEN_DAYS
@@ -28,7 +27,13 @@ from privacy.hosting.access_values import NAME_PATTERN as NAME_PATTERN
 from privacy.hosting.access_values import Person as Person
 from privacy.hosting.access_values import Principal as Principal
 from privacy.hosting.access_values import Token as Token
-from privacy.hosting.database import open_engine, reading, store_errors, utc_now
+from privacy.hosting.database import (
+    create_private_file,
+    open_engine,
+    reading,
+    store_errors,
+    utc_now,
+)
 from privacy.hosting.migrations import upgrade_engine
 from privacy.hosting.passwords import hash_password
 
@@ -49,7 +54,7 @@ class Access:
 
     def __init__(self, url: str, key: bytes, migrations: Path = MIGRATIONS) -> None:
         self.engine: Engine = open_engine(url)
-        _create_private_file(url)
+        create_private_file(url, "the access database's file", "the permissions of its folder")
         upgrade_engine(self.engine, migrations)
         self._key = key
 
@@ -209,20 +214,6 @@ class Access:
             row = connection.execute(_BY_HASH, {"hashed": hashed}).one_or_none()
         token = None if row is None else _token(row)
         return token if token is not None and token.valid(utc_now()) else None
-
-
-def _create_private_file(url: str) -> None:
-    """SQLite would make its file by the umask; its side files take over the mode found here."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
-        return
-    try:
-        os.close(os.open(parsed.database, os.O_CREAT | os.O_RDWR, 0o600))
-    except OSError as error:
-        raise StoreError(
-            f"the access database's file cannot be opened ({error.strerror}); check the "
-            "permissions of its folder"
-        ) from error
 
 
 def _check_name(name: str) -> None:

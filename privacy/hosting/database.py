@@ -77,6 +77,25 @@ def open_engine(url: str, busy_seconds: int | None = None) -> Engine:
     return engine
 
 
+def create_private_file(url: str, what: str, check: str) -> None:
+    """Make the file of an SQLite database that is not there yet, for its owner alone: SQLite would
+    make it by the umask, and its side files take over the mode found here.
+
+    A file that is there is not opened. Closing a descriptor of it would drop every lock that this
+    process holds on it by other connections, and another process could then delete a log of writes
+    that is in use. Raises StoreError, which names `what` and says to `check`.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return
+    try:
+        os.close(os.open(parsed.database, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise StoreError(f"{what} cannot be opened ({error.strerror}); check {check}") from error
+
+
 def reading(engine: Engine) -> Connection:
     """A connection for single reads that takes no lock; use it in a `with` block.
 

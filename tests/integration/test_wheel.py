@@ -26,10 +26,13 @@ PACKAGES = ("coordinator", "models", "party_client", "privacy", "simulations")
 VERBS = {
     "fedtags-coordinator": [
         *("init", "start", "stop", "party invite", "party list", "plan validate", "plan submit"),
-        *("run list", "run show", "run watch", "run resume", "run stop"),
+        *("run list", "run show", "run watch", "run resume", "run stop", "run compare"),
+        *("plan diff", "party remove", "evidence export", "evidence verify", "audit verify"),
+        *("proxy write", "backup", "restore", "ready", "alerts list", "people add", "token create"),
     ],
     "fedtags-party": [
         *("init", "join", "check", "start", "stop", "status", "tags show", "tags export"),
+        *("disclosure show", "model list", "model export"),
     ],
     "fedtags-sim": ["demo", "bench round"],
 }

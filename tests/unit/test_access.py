@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from privacy.errors import ConfigError, NotFound
 from privacy.hosting.access import Access, Principal
 from privacy.hosting.access_tables import metadata, tokens
-from privacy.hosting.database import utc_now
+from privacy.hosting.database import open_engine, utc_now
 
 KEY = bytes(range(32))
 PASSWORD = "a long enough password"
@@ -183,3 +185,20 @@ def test_another_database_serves_as_well(server: str, request: pytest.FixtureReq
     with pytest.raises(ConfigError, match="not used again"):
         access.create_token("crm", "operator", created_by="anna")
     access.close()
+
+
+def test_opening_the_access_drops_no_lock_that_others_hold_on_its_file(tmp_path: Path) -> None:
+    """Closing any descriptor of a file ends all of a process' POSIX locks on it: another process
+    would then believe that it is alone with the database, and delete a log that is in use."""
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    engine = open_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE kept (value INTEGER)"))
+    Access(url, b"k" * 32).close()
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO kept VALUES (1)"))
+    other = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT 1 FROM kept')"
+    closing = f"{other}; c.close()"
+    subprocess.run([sys.executable, "-c", closing, str(tmp_path / "shared.db")], check=True)
+    assert (tmp_path / "shared.db-wal").exists()
+    engine.dispose()
