@@ -77,7 +77,9 @@ class IdempotentRoute(APIRoute):
             who = await principal_of(request)
             answers: Answers = request.app.state.answers
             body = await request.body()
-            begun = await run_in_threadpool(answers.begin, who.name, request.url.path, key, body)
+            # A person and a token may have one name, and a role may be taken away.
+            asker = f"{who.kind} {who.role} {who.name}"
+            begun = await run_in_threadpool(answers.begin, asker, request.url.path, key, body)
             if begun is None:
                 return problem_response(ProtocolError(_STILL), 409)
             if isinstance(begun, Answer):

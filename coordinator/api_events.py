@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated
 
 from fastapi import Header, Path, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from pydantic_core import to_json
+from starlette.types import Receive, Scope, Send
 
 from coordinator.api_access import TheDesk, Who, guarded
 from coordinator.api_models import RunId
@@ -31,6 +32,21 @@ LONGEST_S = 600.0
 RETRY_MS = 2000
 
 router = guarded("runs")
+
+
+class Following(StreamingResponse):
+    """A stream that says when it is over, however it ends."""
+
+    def __init__(self, content: AsyncIterator[str], over: Callable[[], None]) -> None:
+        super().__init__(content, media_type=MEDIA_TYPE, headers={"x-accel-buffering": "no"})
+        self._over = over
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._over()
 
 
 @router.get(
@@ -51,11 +67,8 @@ async def events(
         first = await run_in_threadpool(desk.follow_on, run_id, position, only)
         if not first and await run_in_threadpool(desk.live.has_ended, run_id):
             return Response(status_code=204)
-    return StreamingResponse(
-        _stream(desk, run_id, position, only),
-        media_type=MEDIA_TYPE,
-        headers={"x-accel-buffering": "no"},
-    )
+    desk.live.enter(who.name)
+    return Following(_stream(desk, run_id, position, only), lambda: desk.live.leave(who.name))
 
 
 async def _stream(

@@ -1,9 +1,10 @@
 """Backup and restore of a coordinator's home: one file under a passphrase.
 
-In it: settings, all keys, the certificates, the audit log, evidence packs, every row of the
+In it: settings, all keys, the certificates, the audit log, evidence packs, the rows of the
 database (SQLite in the home, or a server), and the SuperLink's own database, which knows the
-parties' nodes. Not in it: process logs and the proxy's folder, which `proxy write` makes again.
-Database and audit log are each of one moment, the audit log of the later one.
+parties' nodes. Not in it: process logs, the proxy's folder, which `proxy write` makes again, and
+what the active run has heard (its checkpoints). Database and audit log are each of one moment, the
+audit log of the later one.
 
 What was going on when the backup was made cannot go on from it: the parties are further by now. A
 restored active run has ended.

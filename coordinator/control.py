@@ -32,6 +32,9 @@ from privacy.identity import fingerprint, verify_plan
 
 logger = logging.getLogger(__name__)
 
+# A run is handed to Flower within seconds of being stored; its ServerApp waits a minute for that.
+HAND_OVER = timedelta(minutes=2)
+
 
 class ConnectedNode(Protocol):
     """A SuperNode as the SuperLink knows it. `last_seen`: when it was last known to be there."""
@@ -234,7 +237,11 @@ class ControlPlane:
         """
         with self._lock:
             record = self.runs.active_run()
-            if record is None or record.flower_run_id is None:
+            if record is None:
+                return
+            if record.flower_run_id is None:
+                if record.state == "created" and utc_now() - record.created_at > HAND_OVER:
+                    self._never_started(record)
                 return
             gone = recovery.is_gone(record.process)
             ended = self._executor.has_ended(record.flower_run_id)
@@ -275,11 +282,14 @@ class ControlPlane:
         """At start: end a run that an earlier control plane stored but never handed to Flower."""
         record = self.runs.active_run()
         if record is not None and record.flower_run_id is None and record.state == "created":
-            self.runs.fail(
-                record.run_id,
-                RunError(
-                    f"run {record.run_id} never started: the control plane was stopped while it "
-                    "was submitted; submit the plan again"
-                ),
-            )
+            self._never_started(record)
         self.reconcile()
+
+    def _never_started(self, record: RunRecord) -> None:
+        self.runs.fail(
+            record.run_id,
+            RunError(
+                f"run {record.run_id} never started: the control plane was stopped, or could not "
+                "write, while it was submitted; submit the plan again"
+            ),
+        )

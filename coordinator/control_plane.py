@@ -6,7 +6,6 @@ Started by `fedtags-coordinator start`; alone: python -m coordinator.control_pla
 from __future__ import annotations
 
 import gc
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +25,6 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def serve(home: Annotated[Path, typer.Option(help="The coordinator's folder.")]) -> None:
     """Serve the API until SIGTERM or Ctrl-C."""
-    sys.setswitchinterval(0.001)  # a read must not wait long for a thread that computes
     settings = load_settings(home)
     logs.set_up(settings.log.format)
     superlink = SuperLink(settings.superlink_address, settings.ca_certificate)

@@ -99,7 +99,8 @@ class Desk(ProofDesk):
         names = self._requesters()
         active = self._runs.active(only)
         last = self._runs.page(RunFilter(member=only), None, LAST_RUNS)
-        views = desk_runs.run_views([*last, *([active] if active else [])], names, self._runs)
+        rows = [*last, *([active] if active else [])]
+        views = desk_runs.run_views(rows, names, self._runs, only)
         return Overview(
             federation=self.control.identity.federation,
             parties=parties,
@@ -166,9 +167,9 @@ class Desk(ProofDesk):
         return desk_parties.party_detail(
             found,
             self._known(),
-            self._told.contradictions(name),
+            self._told.contradictions(name, proofs=False),
             self._told.budget_over_time(name),
-            desk_runs.run_views(rows, self._requesters(), self._runs),
+            desk_runs.run_views(rows, self._requesters(), self._runs, only),
         )
 
     def invitations(self, who: Principal) -> list[InvitationView]:
@@ -239,7 +240,7 @@ class Desk(ProofDesk):
         only = self._allow(who, Permission.SEE_RUNS)
         if party is not None and not may_see(who.role, party):
             return RunPage(runs=(), next=None)
-        views, more = self._page(RunFilter(state, plan, party or only), cursor, limit)
+        views, more = self._page(RunFilter(state, plan, party or only), cursor, limit, only)
         return RunPage(runs=views, next=more)
 
     def run(self, who: Principal, run_id: str) -> RunDetail:
@@ -301,7 +302,7 @@ class Desk(ProofDesk):
         if not 2 <= len(run_ids) <= MOST_COMPARED or len(set(run_ids)) != len(run_ids):
             raise ConfigError(f"run: 2 to {MOST_COMPARED} different runs to compare")
         rows = [self._runs.one(run_id, only) for run_id in run_ids]
-        views = desk_runs.run_views(rows, self._requesters(), self._runs)
+        views = desk_runs.run_views(rows, self._requesters(), self._runs, only)
         return Comparison(runs=desk_runs.compared(views, self._runs, only))
 
     def models(
@@ -314,7 +315,7 @@ class Desk(ProofDesk):
     ) -> ModelPage:
         """What finished runs made, newest first: versions, digests, lineage."""
         only = self._allow(who, Permission.SEE_MODELS)
-        views, more = self._page(RunFilter("finished", plan, only), cursor, limit)
+        views, more = self._page(RunFilter("finished", plan, only), cursor, limit, only)
         held = {one.run: one.holders for one in models(self._told.newest())}
         return ModelPage(models=desk_runs.model_views(views, self._runs, held), next=more)
 
@@ -330,7 +331,7 @@ class Desk(ProofDesk):
         """Joint tags by name, with their state at each party that tells it."""
         only = self._allow(who, Permission.SEE_TAGS)
         told = {name: one for name, one in self._told.newest().items() if only in (None, name)}
-        return desk_parties.tag_views(told, self._runs.finished_sources(_TAG_RUNS))
+        return desk_parties.tag_views(told, self._runs.finished_sources(_TAG_RUNS, only))
 
     # For parties' nodes, which sign what they ask ------------------------------------------------
 
@@ -382,21 +383,21 @@ class Desk(ProofDesk):
 
     def _run_view(self, run_id: str) -> RunView:
         row = self._runs.head(run_id)
-        return desk_runs.run_views([row], self._requesters(), self._runs)[0]
+        return desk_runs.run_views([row], self._requesters(), self._runs, None)[0]
 
     def _page(
-        self, which: RunFilter, cursor: str | None, limit: int
+        self, which: RunFilter, cursor: str | None, limit: int, only: str | None
     ) -> tuple[tuple[RunView, ...], str | None]:
         rows = self._runs.page(which, cursors.place_of(cursor), limit + 1)
         shown = rows[:limit]
         last = shown[-1] if len(rows) > limit else None
         more = None if last is None else cursors.of_place(last["created_at"], last["run_id"])
-        return desk_runs.run_views(shown, self._requesters(), self._runs), more
+        return desk_runs.run_views(shown, self._requesters(), self._runs, only), more
 
     def _budgets(
         self, members: Sequence[Party], told: Mapping[str, PartyDisclosure]
     ) -> list[BudgetView]:
-        doubts = self._told.contradictions()
+        doubts = self._told.contradictions(proofs=False)
         views = [
             desk_parties.budget_view(told[one.name], doubts) for one in members if one.name in told
         ]

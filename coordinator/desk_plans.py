@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +20,14 @@ from coordinator.disclosures import PartyDisclosure
 from coordinator.member_store import Party
 from models.plan import Plan, parse_plan, plan_digest
 from models.plan_diff import changes, meaning
-from privacy.errors import PrivacyError
+from privacy.errors import PrivacyError, RateLimited
 
 _MOST_KEPT = 4096
+# Of those who wait for a cost to be computed, each of whom holds a thread of the service; and how
+# long one request may go on to a further public size.
+_MOST_WAITING = 4
+_LONGEST_S = 20.0
+_NOT_YET = "its cost is not computed yet: there are many public sizes; check again for the rest"
 _TWO_PARTY = (
     "with two parties each can take its own part off the sum and knows the other's noised update; "
     "there only differential privacy protects it"
@@ -50,31 +56,43 @@ class Costs:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._places = threading.BoundedSemaphore(_MOST_WAITING)
         self._found: OrderedDict[tuple[str, int], Cost] = OrderedDict()
 
-    def of(self, digest: str, plan: Plan, public_size: int) -> Cost:
-        """The cost of `plan` (its digest) at a party of this public size."""
+    def of(self, digest: str, plan: Plan, public_size: int, until: float) -> Cost | None:
+        """The cost of `plan` (its digest) at a party of this public size; None if it is not known
+        and `until` (monotonic, seconds) has passed. Raises RateLimited if too many wait for one."""
         key = (digest, public_size)
         known = self._found.get(key)
-        if known is not None:
+        if known is not None or time.monotonic() >= until:
             return known
-        with self._lock:
-            if key not in self._found:
-                self._found[key] = _cost(plan, public_size)
-                while len(self._found) > _MOST_KEPT:
-                    self._found.popitem(last=False)
-            return self._found[key]
+        if not self._places.acquire(blocking=False):
+            raise RateLimited("the costs of other plans are being computed; try again in a minute")
+        try:
+            with self._lock:
+                found = self._found.get(key)
+                if found is None:
+                    found = self._found[key] = _cost(plan, public_size)
+                    while len(self._found) > _MOST_KEPT:
+                        self._found.popitem(last=False)
+                return found
+        finally:
+            self._places.release()
 
 
 def dry_run(
     source: bytes, parties: Sequence[Party], known: Known, costs: Costs, only: str | None = None
 ) -> DryRun:
-    """Judge a plan for the enrolled `parties`; with `only`, of this one alone. Raises PlanError."""
+    """Judge a plan for the enrolled `parties`; with `only`, of this one alone.
+
+    Raises PlanError, and RateLimited while too many other plans are judged.
+    """
     plan, digest = parse_plan(source), plan_digest(source)
+    until = time.monotonic() + _LONGEST_S
     enrolled = {party.name: party for party in parties}
     wanted = plan.cohort.parties or tuple(enrolled)
     forecasts = tuple(
-        _forecast(name, enrolled.get(name), plan, digest, known, costs)
+        _forecast(name, enrolled.get(name), plan, digest, known, costs, until)
         for name in wanted
         if only in (None, name)
     )
@@ -113,29 +131,33 @@ def plan_diff(before: bytes, after: bytes) -> PlanDiff:
 
 
 def _forecast(
-    name: str, party: Party | None, plan: Plan, digest: str, known: Known, costs: Costs
+    name: str,
+    party: Party | None,
+    plan: Plan,
+    digest: str,
+    known: Known,
+    costs: Costs,
+    until: float,
 ) -> PartyForecast:
     if party is None:
         return _told(name, "removed", False, "it is not enrolled in this federation", None, Cost())
     state, told = state_of(party, known), known.told.get(name)
     status = None if told is None else told.disclosure.status
-    if status is None:
+    size = None if status is None else status.public_size
+    cost = None if size is None else costs.of(digest, plan, size, until)
+    if size is None or cost is None:
         why = "it does not tell its public size, so its cost is not known"
-        return _told(
-            name, state, state != "down", _unless_down(state, why), None, Cost(), budget=told
-        )
-    cost = costs.of(digest, plan, status.public_size)
+        why = _unless_down(state, why if size is None else _NOT_YET) or ""
+        return _told(name, state, state != "down", why, size, Cost(), budget=told)
     if cost.fault is not None:
-        return _told(name, state, False, cost.fault, status.public_size, cost, budget=told)
-    used, share, left = _room(told, plan, status.public_size)
+        return _told(name, state, False, cost.fault, size, cost, budget=told)
+    used, share, left = _room(told, plan, size)
     why_not = _unless_down(state, None)
     if why_not is None and left is not None and left < 1:
         why_not = "its lifetime budget, as it tells it, has no room for such a run"
     can = state != "down" and (left is None or left >= 1)
     after = None if used is None or share is None else used + share
-    return _told(
-        name, state, can, why_not, status.public_size, cost, budget=told, after=after, left=left
-    )
+    return _told(name, state, can, why_not, size, cost, budget=told, after=after, left=left)
 
 
 def _unless_down(state: PartyState, otherwise: str | None) -> str | None:
@@ -216,3 +238,5 @@ def _cost(plan: Plan, public_size: int) -> Cost:
         )
     except PrivacyError as error:
         return Cost(fault=str(error))
+    except (ValueError, ArithmeticError):  # a party may tell a size for which no noise is defined
+        return Cost(fault="no noise is known for this plan at the public size that it tells")

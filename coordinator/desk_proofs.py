@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
@@ -95,6 +95,10 @@ class PackReader(Protocol):
         """What a pack is verified with: public keys, as JSON."""
         ...
 
+    def faults(self) -> Mapping[str, str]:
+        """By run, what is wrong with a pack that was made."""
+        ...
+
 
 class LazyPacks:
     """The packs of a home, opened when they are first asked for: what makes and prints a pack
@@ -119,10 +123,8 @@ class LazyPacks:
         return self._evidence().list()
 
     def export(self, run_id: str) -> PackRow:
-        """Make a run's pack, once and one at a time."""
-        with self._lock:
-            opened = self._open()
-            return opened.export(run_id)
+        """Make a run's pack, once and one at a time; others can be read meanwhile."""
+        return self._evidence().export(run_id)
 
     def read(self, run_id: str) -> bytes:
         """A pack that was made."""
@@ -132,16 +134,17 @@ class LazyPacks:
         """What a pack is verified with: public keys, as JSON."""
         return self._evidence().keys().to_json()
 
+    def faults(self) -> Mapping[str, str]:
+        """By run, what is wrong with a pack that was made."""
+        return self._evidence().faults()
+
     def _evidence(self) -> Evidence:
         with self._lock:
-            return self._open()
+            if self._opened is None:
+                from coordinator.evidence import Evidence
 
-    def _open(self) -> Evidence:
-        if self._opened is None:
-            from coordinator.evidence import Evidence
-
-            self._opened = Evidence(self._settings)
-        return self._opened
+                self._opened = Evidence(self._settings)
+            return self._opened
 
 
 class ProofDesk(PeopleDesk):
@@ -202,6 +205,10 @@ class ProofDesk(PeopleDesk):
         shown = found[:limit]
         more = cursors.of_number(shown[-1].number) if len(found) > limit else None
         return AlertPage(alerts=tuple(map(_alert, shown)), next=more)
+
+    def evidence_faults(self) -> Mapping[str, str]:
+        """By run, what is wrong with a pack that was made: for alerts, which nobody asks for."""
+        return self._packs.faults()
 
     def _open_alerts(self, only: str | None) -> tuple[AlertView, ...]:
         rows = self._alerts.open()

@@ -1,10 +1,12 @@
 """How stored runs become the desk's views. A party operator's view leaves out what is told about
-other parties alone: their bytes, their refusals' reasons, their ledger heads."""
+other parties alone: their bytes, their refusals' reasons, their ledger heads, and the error's own
+words, which name parties with their reasons."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import RowMapping
@@ -29,6 +31,7 @@ from models.plan_diff import changes, meaning
 from privacy.errors import FedtagsError
 
 ERROR_OF = "_standard_error"  # what a figure's error is recorded under, after the figure's name
+_PLANS = 512  # kept parsed: parsing one takes longer than all else about a run on a page
 _STORED = (
     "run_id", "plan_name", "plan_digest", "state", "stop_requested", "resume_requested", "phase",
     "round", "total_rounds", "flower_run_id", "error", "exit_code", "message", "created_at",
@@ -37,18 +40,24 @@ _STORED = (
 
 
 def run_view(
-    row: RowMapping, requesters: Mapping[bytes, str], metrics: Mapping[str, float]
+    row: RowMapping,
+    requesters: Mapping[bytes, str],
+    metrics: Mapping[str, float],
+    only: str | None,
 ) -> RunView:
-    """One run; `requesters`: names by public key."""
-    return RunView(**_head(row, requesters, metrics))
+    """One run; `requesters`: names by public key; `only`: the party that the asker operates."""
+    return RunView(**_head(row, requesters, metrics, only))
 
 
 def run_views(
-    rows: Sequence[RowMapping], requesters: Mapping[bytes, str], store: DeskStore
+    rows: Sequence[RowMapping],
+    requesters: Mapping[bytes, str],
+    store: DeskStore,
+    only: str | None,
 ) -> tuple[RunView, ...]:
     """Runs in their order, with their released figures."""
     figures = store.metrics_of([row["run_id"] for row in rows]) if rows else {}
-    return tuple(run_view(row, requesters, figures[row["run_id"]]) for row in rows)
+    return tuple(run_view(row, requesters, figures[row["run_id"]], only) for row in rows)
 
 
 def run_detail(
@@ -79,7 +88,7 @@ def run_detail(
         )
         for one in runs.membership_of(run_id)
     ]
-    head = _head(row, requesters, metrics)
+    head = _head(row, requesters, metrics, only)
     members = tuple(runs.members_of(run_id))
     return RunDetail(
         **head,
@@ -176,20 +185,25 @@ def asked_of(plan: Plan) -> dict[str, float]:
 
 
 def _head(
-    row: RowMapping, requesters: Mapping[bytes, str], metrics: Mapping[str, float]
+    row: RowMapping,
+    requesters: Mapping[bytes, str],
+    metrics: Mapping[str, float],
+    only: str | None,
 ) -> dict[str, Any]:
+    message = row["message"] if only is None else None
     failure = None
     if row["error"] is not None:
         why = explain(row["error"])
         failure = FailureView(
             error=row["error"],
             exit_code=row["exit_code"],
-            message=row["message"] or "",
+            message=message or "",
             cause=why.cause,
             next_step=why.next_step,
         )
     return {
         **{name: row[name] for name in _STORED},
+        "message": message,
         "requester": requesters.get(row["requester_public"], "unknown"),
         "waiting_for": tuple(json.loads(row["waiting_for"] or "[]")),
         "failure": failure,
@@ -249,6 +263,7 @@ def _own(by_party: Mapping[str, Any], only: str | None) -> dict[str, Any]:
     return {party: one for party, one in by_party.items() if only in (None, party)}
 
 
+@lru_cache(maxsize=_PLANS)
 def _plan(source: bytes) -> Plan | None:
     """A stored plan; None for one that this version cannot read any more."""
     try:

@@ -168,11 +168,16 @@ class DeskStore:
             rows = connection.execute(query.where(runs.c.run_id.in_(run_ids)))
             return {row.run_id: (row.plan_source, row.outcome) for row in rows}
 
-    def finished_sources(self, limit: int) -> Sequence[tuple[str, str, bytes]]:
-        """The newest finished runs: id, plan digest and plan, newest first."""
+    def finished_sources(
+        self, limit: int, member: str | None = None
+    ) -> Sequence[tuple[str, str, bytes]]:
+        """The newest finished runs (that `member` is one of): id, plan digest and plan, newest
+        first."""
         query = (
-            select(runs.c.run_id, runs.c.plan_digest, runs.c.plan_source)
-            .where(runs.c.state == "finished")
+            _chosen(
+                select(runs.c.run_id, runs.c.plan_digest, runs.c.plan_source),
+                RunFilter(state="finished", member=member),
+            )
             .order_by(runs.c.created_at.desc(), runs.c.run_id.desc())
             .limit(limit)
         )

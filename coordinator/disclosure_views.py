@@ -28,7 +28,7 @@ class Contradiction:
 
     `kind`: LEDGER_BACK or LEDGER_FORK. `what`: in words. `stands`: the newest that the party told
     still contradicts what it told before. `earlier` and `later`: each request as JSON (body,
-    signed_at, signature), as proof.
+    signed_at, signature), as proof; "" where proofs were not asked for.
     """
 
     party: str

@@ -113,23 +113,30 @@ class DisclosureStore:
         with store_errors(), reading(self._engine) as connection:
             return tuple(BudgetPoint(*row) for row in connection.execute(query))
 
-    def contradictions(self, party: str | None = None) -> tuple[Contradiction, ...]:
-        """All contradictions, or one party's, the newest first."""
-        query = select(contradictions).order_by(contradictions.c.id.desc())
+    def contradictions(
+        self, party: str | None = None, *, proofs: bool = True
+    ) -> tuple[Contradiction, ...]:
+        """All contradictions, or one party's, the newest first; without `proofs`, `earlier` and
+        `later` are "", which spares reading as much as a party chose to send."""
+        kept = contradictions.c
+        columns = [one for one in kept if proofs or one.name not in ("earlier", "later")]
+        query = select(*columns).order_by(kept.id.desc())
         if party is not None:
-            query = query.where(contradictions.c.party == party)
+            query = query.where(kept.party == party)
         with store_errors(), reading(self._engine) as connection:
             rows = connection.execute(query).all()
-            furthest = {row.party: row for row in connection.execute(select(disclosures))}
+            names = {row.party for row in rows}
+            furthest = select(disclosures).where(disclosures.c.party.in_(names))
+            stands = {row.party: _contradicted(row) for row in connection.execute(furthest)}
         return tuple(
             Contradiction(
                 party=row.party,
                 kind=row.kind,
                 at=row.at,
                 what=row.what,
-                stands=_contradicted(furthest.get(row.party)),
-                earlier=row.earlier,
-                later=row.later,
+                stands=stands.get(row.party, False),
+                earlier=row.earlier if proofs else "",
+                later=row.later if proofs else "",
             )
             for row in rows
         )
@@ -252,9 +259,7 @@ def _contradiction(known: Row[Any], status: StatusTold | None) -> tuple[str, str
     return None
 
 
-def _contradicted(known: Row[Any] | None) -> bool:
-    if known is None:
-        return False
+def _contradicted(known: Row[Any]) -> bool:
     return _contradiction(known, read_disclosure(known.body).status) is not None
 
 

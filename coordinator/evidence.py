@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ from coordinator.run_store import MIGRATIONS, RunStore
 from coordinator.settings import CoordinatorSettings
 from coordinator.tables import exchange_bytes, exchanges, parties, requesters, run_members, runs
 from models.plan import parse_plan
-from privacy.errors import FedtagsError, RunError, StoreError
+from privacy.errors import FedtagsError, RateLimited, RunError, StoreError
 from privacy.evidence import (
     COORDINATOR,
     FACTS,
@@ -49,6 +50,9 @@ from privacy.identity import SigningKey
 if TYPE_CHECKING:
     from coordinator.evidence_verify import Verified
 
+# Of those who wait for a pack to be made, each of whom holds a thread of the service.
+MOST_WAITING = 4
+
 __all__ = ["Evidence", "KeyFile", "PackRecord"]
 
 
@@ -60,6 +64,8 @@ class Evidence:
     ) -> None:
         self._settings, self._clock = settings, clock
         self._sound: dict[str, tuple[str, int, int]] = {}
+        self._making = threading.Lock()
+        self._places = threading.BoundedSemaphore(MOST_WAITING)
         self._engine = open_engine(settings.database_url)
         upgrade_engine(self._engine, MIGRATIONS)
         self._runs = RunStore(settings.database_url)
@@ -83,14 +89,28 @@ class Evidence:
         return without_pack(self._engine)
 
     def export(self, run_id: str) -> PackRecord:
-        """The run's pack, made now unless there is one.
+        """The run's pack, made now unless there is one; one at a time.
 
         Raises StoreError for an unknown run, RunError while it is active, ConfigError if the
-        evidence key cannot be used, EvidenceError if what is stored does not verify.
+        evidence key cannot be used, EvidenceError if what is stored does not verify, RateLimited
+        if too many wait for theirs.
         """
-        known = self.view(run_id)
-        if known is not None and self._path(run_id).exists():
+        known = self._made(run_id)
+        if known is not None:
             return known
+        if not self._places.acquire(blocking=False):
+            raise RateLimited("other evidence packs are being made; try again in a minute")
+        try:
+            with self._making:
+                return self._made(run_id) or self._export(run_id)
+        finally:
+            self._places.release()
+
+    def _made(self, run_id: str) -> PackRecord | None:
+        known = self.view(run_id)
+        return known if known is not None and self._path(run_id).exists() else None
+
+    def _export(self, run_id: str) -> PackRecord:
         run = self._row(run_id)
         if run["active_slot"] is not None:
             raise RunError(f"run {run_id} has not ended; its evidence is made when it has")

@@ -32,6 +32,10 @@ TOLERANCE = 1e-6
 ERROR_TOLERANCE = 0.3
 # Calibration ends at most so far below what was asked, and the bounds are so wide.
 ASKED_TOLERANCE = 0.01
+_MECHANISM_FIELDS = {
+    *("delta", "sample_rate", "steps", "noise_multiplier", "epsilon_training", "epsilon"),
+    *("evaluation_noise_multiplier", "weights_noise_multiplier"),
+}
 
 
 def signed_facts(
@@ -123,7 +127,10 @@ def check_charged(plan: Plan, facts: Mapping[str, Any]) -> None:
 
 
 def check_same(told: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Raise EvidenceError, naming the field, unless the facts told are those found again."""
+    """Raise EvidenceError, naming the field, unless the facts told are those found again, and no
+    more of them."""
+    if not set(told) <= set(own):
+        raise EvidenceError(FACTS, "it tells more than follows from the plan and the statements")
     for field, value in own.items():
         tolerance = TOLERANCE if field == "evaluation" else 0.0
         if field not in told or not _alike(told[field], value, tolerance):
@@ -151,6 +158,8 @@ def _bounds(one: Mapping[str, Any]) -> dict[str, list[float]]:
 
 def _check_mechanisms(plan: Plan, name: str, size: int, one: Mapping[str, Any]) -> None:
     asked, training = plan.privacy, plan.training
+    if set(one) != _MECHANISM_FIELDS:
+        raise EvidenceError(FACTS, f"{name}: its mechanisms do not have the fields of their format")
     limit = 1 / (10 * size)
     expected = {
         "delta": limit if asked.delta is None else min(limit, asked.delta),

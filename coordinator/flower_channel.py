@@ -15,6 +15,7 @@ import logging
 import secrets
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -24,7 +25,11 @@ from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    inflate_object_from_contents,
+    pull_objects,
+)
 from flwr.supercore.run import RunNotRunningException
 
 from privacy.errors import RunInterrupted
@@ -32,9 +37,23 @@ from privacy.errors import RunInterrupted
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.15
+# A reply that is still on its way is waited for this long before the others are looked after.
+OBJECTS_S = 1.0
 # Flower moves every object of a message by a request of its own, and a ConfigRecord is two objects
 # fewer than an array; but only arrays are cut into chunks.
 SMALL_FRAME_BYTES = 1 << 20
+
+
+@dataclass
+class _Coming:
+    """A reply that Flower has announced. `asked`: the message that it answers; `number`: its own;
+    `parts`: ids of what it is made of,
+    `objects`: what has come of that."""
+
+    asked: str
+    number: str
+    parts: list[str]
+    objects: dict[str, bytes] = field(default_factory=dict)
 
 
 class FlowerChannel:
@@ -76,8 +95,9 @@ class FlowerChannel:
         # Flower answers in order, with nothing for a message that it did not take.
         waiting = {number: party for number, party in zip(numbers, sent, strict=False) if number}
         replies: dict[str, bytes] = {}
+        coming: list[_Coming] = []
         while waiting and time.monotonic() < deadline:
-            pulled = self._pull(list(waiting))
+            pulled = self._pull(list(waiting), coming)
             for message in pulled:
                 # Flower's own error replies name no sender: only the id they answer is sure.
                 party = waiting.pop(message.metadata.reply_to_message_id)
@@ -99,30 +119,57 @@ class FlowerChannel:
             content["frame"] = ArrayRecord({"bytes": array})
         return Message(content, self._nodes[party], kind, ttl=ttl)
 
-    def _pull(self, numbers: list[str]) -> list[Any]:
-        """The replies that have come to messages `numbers`.
+    def _pull(self, numbers: list[str], coming: list[_Coming]) -> list[Any]:
+        """The replies that have come to messages `numbers`; `coming` is kept between two looks.
 
         `Grid.pull_messages` does the same but tries an object that is still on its way again
-        after one, two, four seconds; a reply is nearly always caught in that state.
+        after one, two, four seconds; a reply is nearly always caught in that state. And it waits
+        for minutes, and fails, if a node was killed while it sent its reply: Flower announces a
+        reply once, before its objects are there.
         """
         grid, client = self._grid, self._grid._runtime_client
-        found = client.PullMessages(PullAppMessagesRequest(message_ids=numbers))
+        announced = {one.asked for one in coming}
+        if wanted := [one for one in numbers if one not in announced]:
+            found = client.PullMessages(PullAppMessagesRequest(message_ids=wanted))
+            for stub, tree in zip(found.messages_list, found.message_object_trees, strict=True):
+                known = stub.metadata
+                parts = [each.object_id for each in iterate_object_tree(tree)]
+                coming.append(_Coming(known.reply_to_message_id, known.message_id, parts))
         replies = []
-        for stub, tree in zip(found.messages_list, found.message_object_trees, strict=True):
-            number = stub.metadata.message_id
-            objects = pull_objects(
-                [each.object_id for each in iterate_object_tree(tree)],
-                make_pull_object_fn_protobuf(client.PullObject, grid.node, grid.run.run_id),
-                initial_backoff=0.05,
-                backoff_cap=1.0,
-            )
+        for one in list(coming):
+            if not self._whole(one):
+                continue
+            coming.remove(one)
             client.ConfirmMessageReceived(
                 ConfirmMessageReceivedRequest(
-                    node=grid.node, run_id=grid.run.run_id, message_object_id=number
+                    node=grid.node, run_id=grid.run.run_id, message_object_id=one.number
                 )
             )
-            replies.append(inflate_object_from_contents(number, objects))
+            replies.append(inflate_object_from_contents(one.number, one.objects))
         return replies
+
+    def _whole(self, one: _Coming) -> bool:
+        """Pull what is missing of a reply, and say whether all of it is there."""
+        grid = self._grid
+        pull = make_pull_object_fn_protobuf(
+            grid._runtime_client.PullObject, grid.node, grid.run.run_id
+        )
+
+        def keep(object_id: str) -> bytes:
+            one.objects[object_id] = pull(object_id)
+            return one.objects[object_id]
+
+        try:
+            pull_objects(
+                [each for each in one.parts if each not in one.objects],
+                keep,
+                max_time=OBJECTS_S,
+                initial_backoff=0.05,
+                backoff_cap=OBJECTS_S / 4,
+            )
+        except ObjectPullError:
+            return False
+        return True
 
 
 def _frame_of(message: Any) -> bytes | None:

@@ -11,6 +11,7 @@ import hashlib
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -20,8 +21,12 @@ from sqlalchemy import RowMapping
 from coordinator.desk_runs import run_view
 from coordinator.desk_store import DeskStore, Marks
 from coordinator.desk_views import ExchangeView, FigureView, MembershipView, RunView
+from privacy.errors import RateLimited
 
 LOOK_EVERY_S = 0.5
+# Followers of one person or token, and of all together, each of whom holds a connection.
+MOST_OF_ONE = 16
+MOST_FOLLOWERS = 128
 _FRESH_S = 0.4
 _MOST_KEPT = 64
 _POSITION = re.compile(r"(\d{1,18})-(\d{1,18})-(\d{1,18})-([0-9a-f]{12})?")
@@ -68,12 +73,26 @@ class Live:
         self._store, self._requesters = store, requesters
         self._lock = threading.Lock()
         self._peeked: dict[str, tuple[float, Marks, RowMapping]] = {}
+        self._followers: Counter[str] = Counter()
         self.closing = threading.Event()
+
+    def enter(self, who: str) -> None:
+        """Count a follower, who must `leave`. Raises RateLimited if there are too many."""
+        with self._lock:
+            if self._followers[who] >= MOST_OF_ONE or self._followers.total() >= MOST_FOLLOWERS:
+                raise RateLimited("too many follow runs already; end one of them, or try later")
+            self._followers[who] += 1
+
+    def leave(self, who: str) -> None:
+        """A follower has gone."""
+        with self._lock:
+            self._followers[who] -= 1
+            self._followers += Counter()  # forgets those at none
 
     def since(self, run_id: str, position: Position, only: str | None = None) -> list[Event]:
         """What happened after `position`, oldest first; the last is 'end' once the run has ended.
 
-        `only`: the party that the follower operates; other parties' bytes are left out. Raises
+        `only`: the party that the follower operates; what is other parties' is left out. Raises
         NotFound for an unknown run.
         """
         marks, head = self._peek(run_id)
@@ -83,7 +102,7 @@ class Live:
                 reached = replace(position.marks, **{kind: row["id"]})
                 position = Position(reached, position.seen)
                 events.append(Event(kind, position, _seen(kind, row, sizes, only)))
-        run = self._run(run_id, head)
+        run = self._run(run_id, head, only)
         seen = hashlib.sha256(to_json(run)).hexdigest()[:12]
         if seen != position.seen:
             position = Position(position.marks, seen)
@@ -92,10 +111,11 @@ class Live:
 
     def has_ended(self, run_id: str) -> bool:
         """Whether the run has ended. Raises NotFound for an unknown one."""
-        return not self._run(run_id, self._peek(run_id)[1]).active
+        return not self._run(run_id, self._peek(run_id)[1], None).active
 
-    def _run(self, run_id: str, head: RowMapping) -> RunView:
-        return run_view(head, self._requesters(), self._store.metrics_of([run_id])[run_id])
+    def _run(self, run_id: str, head: RowMapping, only: str | None) -> RunView:
+        figures = self._store.metrics_of([run_id])[run_id]
+        return run_view(head, self._requesters(), figures, only)
 
     def _peek(self, run_id: str) -> tuple[Marks, RowMapping]:
         now = time.monotonic()

@@ -85,7 +85,6 @@ MAY: Mapping[Role, frozenset[Permission]] = {
             Permission.SEE_BUDGETS,
             Permission.SEE_TAGS,
             Permission.SEE_EVIDENCE,
-            Permission.TAKE_EVIDENCE,
             Permission.SEE_ALERTS,
         }
     ),

@@ -86,7 +86,8 @@ class PlanDiff:
 @dataclass(frozen=True, kw_only=True)
 class FailureView:
     """Why a run ended early. `error`, `exit_code` and `message` are the run's own; `cause` and
-    `next_step` say in plain words what that means and what to do."""
+    `next_step` say in plain words what that means and what to do. `message` may speak of several
+    parties, so a party's operator gets it empty."""
 
     error: str
     exit_code: int

@@ -87,7 +87,9 @@ def open_service(settings: CoordinatorSettings, control: ControlPlane) -> Servic
     log = AccessLog(settings.audit_log)
     desk = open_desk(settings, control, access, log)
     gate = open_gate(settings, access, log)
-    operations = Operations(settings, control, missing=desk.missing)
+    operations = Operations(
+        settings, control, missing=desk.missing, evidence_faults=desk.evidence_faults
+    )
     app = create_app(desk, gate, settings, operations)
     _mount_pages(app, desk, gate, settings)
     guarded = SecurityHeaders(KnownHosts(app, hosts=host_names(settings)), tls=True, scripts=True)

@@ -91,23 +91,38 @@ class Tracker:
         """
         if self._settings.tracking is None or self._clock() < self._not_before:
             return 0
-        told = 0
+        told, failed = 0, False
         try:
-            ended = [one for one in self._store.list_runs(NEWEST) if one.state in _STATUS]
-            self._told &= {one.run_id for one in ended}
-            for record in reversed(ended):
-                if record.run_id not in self._told and track(
-                    self._settings, self._store, record.run_id
-                ):
-                    self._told.add(record.run_id)
-                    told += 1
+            for run_id in self._untold():
+                try:
+                    told += self._tell(run_id)
+                except NotRunningError:
+                    raise
+                except FedtagsError as error:  # of this run alone, perhaps: the others are told
+                    logger.warning("the tracker was not told about run %s: %s", run_id, error)
+                    failed = True
         except FedtagsError as error:
             logger.warning("the tracker was not told about a run: %s", error)
-            self._not_before = self._clock() + RETRY_SECONDS
+            failed = True
         except Exception:
             logger.exception("the tracker was not told about a run, by an error of fedtags")
+            failed = True
+        if failed:
             self._not_before = self._clock() + RETRY_SECONDS
         return told
+
+    def _untold(self) -> list[str]:
+        """Runs that ended and are not known to be told, oldest first."""
+        newest = self._store.list_runs(NEWEST)
+        ended = [one.run_id for one in reversed(newest) if one.state in _STATUS]
+        self._told &= set(ended)
+        return [run_id for run_id in ended if run_id not in self._told]
+
+    def _tell(self, run_id: str) -> bool:
+        if not track(self._settings, self._store, run_id):
+            return False
+        self._told.add(run_id)
+        return True
 
 
 class _Mlflow:

@@ -44,7 +44,7 @@ from privacy.disclosure import (
     StatusTold,
     TagTold,
 )
-from privacy.errors import ConfigError, FedtagsError, NotFound, PlanError
+from privacy.errors import ConfigError, FedtagsError, NotFound, PlanError, StoreError
 from privacy.hosting.bundle import bundle_hash
 from privacy.identity import SigningKey
 from privacy.ledger import Ledger
@@ -177,7 +177,10 @@ class Teller:
         return passed >= EVERY_S or (changed and passed >= AT_LEAST_S)
 
     def _tell(self) -> bool:
-        open_shelf(self._settings).listed()  # what is due goes, whatever is told
+        try:
+            open_shelf(self._settings).listed()  # what is due goes, whatever is told
+        except StoreError as error:
+            LOG.warning("the kept models cannot be looked through: %s", str(error))
         if not (self._settings.home / FEDERATION_NAME).exists():
             return False
         policy = load_policy(self._settings.policy)

@@ -4,7 +4,8 @@ Each run has two files: RUN.about (what the model is) and RUN.model (its paramet
 under keys/store.key for this run alone. A model is made of noised, charged updates only, so keeping
 it costs no privacy budget; but it is worth something, and with two parties it tells the other's
 noised update, so it lies under the same key as the tags. What is older than `models.keep_days`, or
-not among the newest `models.keep`, is deleted whenever the shelf is looked at.
+not among the newest `models.keep`, is deleted whenever the shelf is looked at. Of what cannot be
+read, the time when it was written counts.
 
 A customer who opts out is not unlearned from a model that is kept, or exported, here.
 """
@@ -15,7 +16,6 @@ import base64
 import hashlib
 import logging
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -94,13 +94,17 @@ class ModelShelf:
         return True
 
     def listed(self, now: datetime | None = None) -> tuple[ModelFacts, ...]:
-        """What is kept, the newest first; deletes what is due before. Raises StoreError."""
+        """What is kept, the newest first; deletes what is due before. Raises StoreError if what is
+        left cannot be read."""
         moment = datetime.now(UTC) if now is None else now
-        found = sorted(self._all(), key=lambda one: (one.published_at, one.run), reverse=True)
+        read, faults = self._all(moment)
+        found = sorted(read, key=lambda one: (one.published_at, one.run), reverse=True)
         stays = [one for one in found[: self._keep] if moment < one.published_at + self._days]
         for one in found:
             if one not in stays:
                 self._delete(one.run)
+        if faults:
+            raise faults[0]
         return tuple(stays)
 
     def get(self, run: str) -> KeptModel:
@@ -120,21 +124,34 @@ class ModelShelf:
             raise StoreError(f"the kept model of run {run} is not the one that was published")
         return KeptModel(facts, parameters)
 
-    def _all(self) -> Iterator[ModelFacts]:
-        for path in sorted(self._path.glob(f"*{ABOUT}")):
-            run = path.name.removesuffix(ABOUT)
-            if re.fullmatch(RUN_ID_PATTERN, run) is None:
-                continue
+    def _all(self, moment: datetime) -> tuple[list[ModelFacts], list[StoreError]]:
+        """What can be read, and why the rest cannot; of that, what is due is deleted."""
+        found: list[ModelFacts] = []
+        faults: list[StoreError] = []
+        runs = {path.stem for end in (ABOUT, PARAMETERS) for path in self._path.glob(f"*{end}")}
+        for run in sorted(one for one in runs if re.fullmatch(RUN_ID_PATTERN, one)):
+            path = self._path / f"{run}{ABOUT}"
             try:
-                facts = ModelFacts.model_validate_json(self._about.open(run.encode(), _read(path)))
-            except ValidationError as error:
-                raise StoreError(
-                    f"{path} was written by another version of fedtags; install the newest"
-                ) from error
-            yield facts
+                found.append(self._facts(run, path))
+                continue
+            except StoreError as error:
+                written = _written(self._path / f"{run}{PARAMETERS}") or _written(path)
+                if not self._keep or (written and moment >= written + self._days):
+                    self._delete(run)
+                elif path.exists():  # else it is being put there, or a crash left half of it
+                    faults.append(error)
+        return found, faults
+
+    def _facts(self, run: str, path: Path) -> ModelFacts:
+        try:
+            return ModelFacts.model_validate_json(self._about.open(run.encode(), _read(path)))
+        except ValidationError as error:
+            raise StoreError(
+                f"{path} was written by another version of fedtags; install the newest"
+            ) from error
 
     def _delete(self, run: str) -> None:
-        for ending in (ABOUT, PARAMETERS):
+        for ending in (PARAMETERS, ABOUT):
             (self._path / f"{run}{ending}").unlink(missing_ok=True)
         LOG.info("the model of run %s is not kept any longer", run)
 
@@ -144,6 +161,13 @@ def open_shelf(settings: PartySettings) -> ModelShelf:
     sealing = Sealing(read_secret(settings.store_key), settings.profile_store.cipher)
     kept = settings.models
     return ModelShelf(settings.kept_models, sealing, keep=kept.keep, keep_days=kept.keep_days)
+
+
+def _written(path: Path) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    except FileNotFoundError:
+        return None
 
 
 def _read(path: Path) -> bytes:

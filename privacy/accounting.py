@@ -21,6 +21,7 @@ from privacy.mechanism import Gaussian, Mechanism, SampledGaussian, Unrecorded
 
 GRID = 1e-4
 MIN_NOISE_MULTIPLIER = 0.3
+_LEAST_RATIO = 1e-12
 MAX_NOISE_MULTIPLIER = 1e6
 # The orders of every RDP curve. Part of the ledger's format: a gap's curve is stored at them.
 # Whole numbers only, where the sampled Gaussian has a closed form; dp_accounting's series for the
@@ -181,7 +182,8 @@ def _calibrate(
     for _ in range(40):
         if sigma > MAX_NOISE_MULTIPLIER:
             break
-        ratio = epsilon([make(sigma)], delta) / target
+        # A large delta covers everything by itself: epsilon 0, whose logarithm there is not.
+        ratio = max(epsilon([make(sigma)], delta) / target, _LEAST_RATIO)
         if 0.998 <= ratio <= 1:
             return sigma
         if ratio < 1 and sigma <= MIN_NOISE_MULTIPLIER:

@@ -150,7 +150,7 @@ def running_demo(
     nodes = {party: Command("fedtags-party", home) for party, home in homes.items()}
     try:
         with timed(seconds, "set up"):
-            _set_up(coordinator, nodes, scenario, step, time_empty_messages, consoles)
+            _set_up(coordinator, nodes, scenario, time_empty_messages, step, consoles)
         with timed(seconds, "start nodes"):
             step("starting the party nodes")
             _each(nodes, lambda party, node: node("start", "--detach"))
@@ -211,9 +211,9 @@ def _set_up(
     coordinator: Command,
     nodes: Mapping[str, Command],
     scenario: Scenario,
-    step: Step,
     time_empty_messages: bool,
-    consoles: bool,
+    step: Step,
+    consoles: bool = False,
 ) -> None:
     """What the organisations do once: init, invite, join, confirm."""
     step("coordinator: init, start")

@@ -19,7 +19,7 @@ from coordinator.dashboard.site import Visit
 from coordinator.desk_views import DryRun
 from coordinator.roles import Permission
 from models.plan import MAX_PLAN_BYTES, parse_plan
-from privacy.errors import CohortError, PlanError, RunActiveError
+from privacy.errors import CohortError, PlanError, RateLimited, RunActiveError
 from privacy.hosting.pages.forms import Fields
 from privacy.hosting.pages.site import go, require
 from privacy.identity import SigningKey, sign_plan
@@ -105,7 +105,7 @@ class Launch:
             try:
                 name = parse_plan(source.encode()).name
                 cost = visit.desk.dry_run(visit.who, source.encode())
-            except (PlanError, CohortError) as error:
+            except (PlanError, CohortError, RateLimited) as error:
                 fault = str(error)
         return visit.show(
             "launch_check.html",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import tomli_w
@@ -50,10 +50,11 @@ NUMBERS: Mapping[str, Number] = {
 
 
 def empty_form(today: date) -> dict[str, str]:
-    """What a fresh form shows."""
+    """What a fresh form shows. The horizon after the cut-off is just over: labels need it."""
+    cutoff = today - timedelta(days=int(NUMBERS["horizon_days"].default))
     numbers = {name: f"{one.default:g}" for name, one in NUMBERS.items()}
     texts = {"name": "", "purpose": "marketing", "description": "", "task": "churn"}
-    return numbers | texts | {"family": "logistic", "cutoff": today.isoformat(), "parties": ""}
+    return numbers | texts | {"family": "logistic", "cutoff": cutoff.isoformat(), "parties": ""}
 
 
 def form_of(source: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from coordinator.dashboard.plan_form import varied
 from coordinator.dashboard.site import Visit
 from coordinator.desk_views import DryRun
 from coordinator.roles import Permission
-from privacy.errors import CohortError, PlanError, PrivacyError
+from privacy.errors import CohortError, PlanError, PrivacyError, RateLimited
 from privacy.hosting.pages.site import require
 
 BUDGETS_A_PAGE = 100
@@ -61,7 +61,7 @@ def _what_if(visit: Visit, runs: list[str]) -> WhatIf | None:
     try:
         source = varied(visit.desk.plan_of(visit.who, run).text, epsilon, rounds)
         cost = visit.desk.dry_run(visit.who, source)
-    except (PlanError, CohortError, PrivacyError) as error:
+    except (PlanError, CohortError, PrivacyError, RateLimited) as error:
         fault = str(error)
     return WhatIf(run, epsilon, rounds, cost, fault)
 

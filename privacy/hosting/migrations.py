@@ -24,6 +24,8 @@ from privacy.errors import StoreError
 from privacy.hosting.database import reading, store_errors
 
 _ENVIRONMENT = Path(__file__).parent / "alembic_env"
+# Of MySQL's lock, which takes a name of 64 characters, as long as a database's own.
+_NAME = "CONCAT('fedtags ', MD5(DATABASE()))"
 
 
 def upgrade_engine(
@@ -92,13 +94,15 @@ def _alone(connection: Connection) -> Iterator[None]:
     if connection.dialect.name not in ("mysql", "mariadb"):
         yield
         return
-    connection.exec_driver_sql("SELECT GET_LOCK(CONCAT('fedtags ', DATABASE()), 600)")
+    got = connection.exec_driver_sql(f"SELECT GET_LOCK({_NAME}, 600)").scalar_one()
     connection.commit()
+    if got != 1:
+        raise StoreError("another process has been changing the database's tables for ten minutes")
     try:
         yield
     finally:
         with suppress(SQLAlchemyError):
-            connection.exec_driver_sql("SELECT RELEASE_LOCK(CONCAT('fedtags ', DATABASE()))")
+            connection.exec_driver_sql(f"SELECT RELEASE_LOCK({_NAME})")
             connection.commit()
 
 

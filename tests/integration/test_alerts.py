@@ -9,6 +9,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -23,6 +24,7 @@ from coordinator.alert_tables import alerts as alerts_table
 from coordinator.alert_watch import AlertWatch
 from coordinator.alerts import AlertStore, Kind
 from coordinator.disclosures import DisclosureStore
+from coordinator.evidence import Evidence
 from coordinator.member_store import MemberStore
 from coordinator.metrics import Facts, render
 from coordinator.run_figures import ExchangeTotals, RunFigures
@@ -31,7 +33,7 @@ from coordinator.settings import CONFIG_NAME, CoordinatorSettings, load_settings
 from coordinator.setup import initialise
 from party_client.supernode import free_port
 from privacy.disclosure import BudgetTold, Disclosure, StatusTold
-from privacy.errors import ConfigError, NotRunningError, SignatureError
+from privacy.errors import ConfigError, NotRunningError, RunError, SignatureError
 from privacy.hosting.access import Principal
 from privacy.hosting.access_log import AccessLog
 from privacy.hosting.database import open_engine, utc_now
@@ -39,6 +41,7 @@ from privacy.hosting.webhooks import signature
 from privacy.identity import SigningKey, read_secret, sign_plan
 
 from .conftest import PLAN
+from .control_plane_server import make_coordinator
 
 KEY = bytes(range(32))
 HASHES = tuple(hashlib.sha256(bytes([one])).hexdigest() for one in range(4))
@@ -272,6 +275,21 @@ def test_a_run_that_ended_by_a_failed_check_is_one_until_another_finished(
 def test_a_pack_that_does_not_verify_is_one(watched: Watched) -> None:
     watched.faults["run-9"] = "the pack of run-9 is not what was signed"
     assert watched.look() == [(Kind.VERIFICATION_FAILED, "run-9")]
+
+
+def test_the_service_looks_at_the_packs_that_it_keeps(tmp_path: Path) -> None:
+    with closing(make_coordinator(tmp_path / "c").service) as service:
+        runs, settings = service.control.runs, service.settings
+        key = SigningKey.load(settings.requester_key)
+        runs.create_run("run-1", PLAN, key.public, sign_plan(key, "run-1", PLAN))
+        runs.fail("run-1", RunError("over"))
+        with closing(Evidence(settings)) as packs:
+            packs.export("run-1")
+        assert service.operations.look() == []
+        (pack,) = (settings.home / "evidence").iterdir()
+        pack.write_bytes(pack.read_bytes()[:-1] + b"!")
+        (raised,) = service.operations.look()
+    assert (raised.kind, raised.subject) == (Kind.VERIFICATION_FAILED, "run-1")
 
 
 def test_two_who_look_at_once_raise_one_alert(watched: Watched) -> None:

@@ -193,7 +193,7 @@ def test_a_request_that_failed_can_be_made_again_with_its_key(api: Asked) -> Non
 
 def test_the_same_request_while_the_first_is_answered_waits_its_turn(api: Asked) -> None:
     answers = Answers(api.coordinator.service.desk.access)
-    begun = answers.begin("t-admin", "/v1/invitations", KEY["idempotency-key"], b"{}")
+    begun = answers.begin("token admin t-admin", "/v1/invitations", KEY["idempotency-key"], b"{}")
     assert begun is not None
     answer = api.call("POST", "/v1/invitations", content=b"{}", headers=KEY)
     assert "already" in problem(answer, 409, errors.ProtocolError)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import stat
 import threading
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 from coordinator import backup
 from coordinator.backup import make_backup, restore_backup
 from coordinator.backup_rows import dump_rows, restore_rows
+from coordinator.checkpoints import Answered, Measured
 from coordinator.cli import app
 from coordinator.member_store import MemberStore
 from coordinator.run_store import MIGRATIONS, RunStore
@@ -28,6 +30,7 @@ from party_client.backup import make_backup as make_party_backup
 from party_client.setup import initialise as initialise_party
 from party_client.supernode import free_port
 from privacy.errors import ConfigError, FedtagsError, LedgerError, StoreError
+from privacy.framing import Attached
 from privacy.hosting.access import Principal
 from privacy.hosting.access_log import AccessLog, verify_log
 from privacy.hosting.database import open_engine
@@ -140,6 +143,23 @@ def test_an_active_run_has_ended_in_what_is_restored(home: Home) -> None:
     store.close()
     assert run.state == "failed"
     assert "restored from a backup" in str(run.message)
+
+
+def test_what_the_active_run_has_heard_is_not_in_the_backup(home: Home, tmp_path: Path) -> None:
+    store = RunStore(home.settings.database_url)
+    recorder = store.recorder("run-2")
+    kept = b"a sum that is sealed"
+    digest = hashlib.sha256(kept).digest()
+    heard = Answered(b"a" * 32, Attached(0, b""), {"bank": b"its word"}, (), (), digest, (digest,))
+    recorder.answered(heard, kept, Measured("round", 1, 1.0, {}, {}))
+    store.close()
+    dump_rows(home.settings.database_url, tmp_path / "rows")
+    assert b"its word" not in (tmp_path / "rows").read_bytes()
+    assert kept not in (tmp_path / "rows").read_bytes()
+    restored = RunStore(home.restore(home.backup()).database_url)
+    assert restored.get("run-2").state == "failed"
+    assert len(restored.exchanges_of("run-2")) == 1
+    restored.close()
 
 
 def test_a_database_on_a_server_is_in_the_backup(

@@ -347,6 +347,8 @@ LIES = {
     "fewer bytes": (FACTS, set_in("parties", 0, "sent", 3, "bytes", value=1)),
     "nothing": (FACTS, lambda facts: facts.clear()),
     "no list": (FACTS, set_in("parties", value="none")),
+    "a fact more": (FACTS, set_in("certified", value="by nobody")),
+    "a mechanism's field more": (FACTS, set_in("mechanisms", "bank", "certified", value=1)),
 }
 
 

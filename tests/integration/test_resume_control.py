@@ -259,6 +259,21 @@ def test_a_run_of_a_version_without_checkpoints_is_cut_short(plane: Plane) -> No
     assert plane.flower.started == ["flower-1"]
 
 
+def test_a_run_that_was_never_handed_over_does_not_hold_the_next_one_up_for_ever(
+    plane: Plane,
+) -> None:
+    plane.store.fail(RUN, RunError("over"))
+    plane.store.create_run("run-2", PLAN, b"p" * 32, b"t" * 64)
+    plane.control.reconcile()
+    assert plane.store.get("run-2").active  # it is being handed over
+    with plane.store._engine.begin() as connection:
+        connection.execute(update(runs).values(created_at=utc_now() - timedelta(minutes=3)))
+    plane.control.reconcile()
+    record = plane.store.get("run-2")
+    assert (record.state, plane.flower.started) == ("failed", ["flower-1"])
+    assert "never started" in str(record.message)
+
+
 def test_a_dead_process_of_this_machine_is_known_before_flower_knows_it(plane: Plane) -> None:
     script = "from coordinator.recovery import this_process; print(this_process())"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -10,11 +11,11 @@ import sys
 import threading
 import time
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -338,6 +339,45 @@ def test_a_server_that_is_no_mlflow_harms_nothing_and_the_token_is_not_repeated(
     assert "s3cret" not in str(caught.value)
     assert set(handler.heard) == {"Bearer s3cret"}
     assert store.get("run-1") == before
+
+
+class _Choosy(_Odd):
+    """Takes every run but run-1, as MLflow does with a value that it does not allow."""
+
+    answers: ClassVar[Mapping[str, dict[str, Any]]] = {
+        "get-by-name": {"experiment": {"experiment_id": "7"}},
+        "create": {"run": {"info": {"run_id": "m"}}},
+    }
+
+    def do_GET(self) -> None:
+        said = self.rfile.read(int(self.headers["content-length"] or 0)).decode()
+        last = self.path.partition("?")[0].rpartition("/")[2]
+        refused = last == "create" and '"run-1"' in said
+        body: dict[str, Any] = {"error_code": "INVALID_PARAMETER_VALUE"}
+        self.answer = (
+            400 if refused else 200,
+            json.dumps(body if refused else self.answers.get(last, {})).encode(),
+        )
+        super().do_GET()
+
+
+def test_a_run_that_the_server_refuses_keeps_no_other_from_being_told(
+    home: Path, store: RunStore
+) -> None:
+    _Choosy.heard = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Choosy)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        for run in ("run-1", "run-2", "run-3"):
+            finished(store, run)
+        tracker = Tracker(tracked(home, f"http://127.0.0.1:{server.server_port}"), store)
+        assert tracker.look() == 2
+        assert tracker.look() == 0
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def test_the_control_planes_own_process_stays_small(home: Path, store: RunStore) -> None:

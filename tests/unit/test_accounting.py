@@ -198,3 +198,16 @@ def test_delta_never_exceeds_a_tenth_of_one_over_the_public_size() -> None:
     assert run_delta(1000) == 1e-4
     assert run_delta(1000, 1e-3) == 1e-4
     assert run_delta(1000, 1e-7) == 1e-7
+
+
+@pytest.mark.parametrize(("target", "delta"), [(0.01, 0.1), (0.1, 0.05), (0.05, 0.009)])
+def test_a_delta_that_covers_the_first_guess_by_itself_does_not_end_the_search(
+    target: float, delta: float
+) -> None:
+    sigma = calibrate_release(target, delta)
+    assert target * 0.998 <= epsilon([Gaussian(sigma)], delta) <= target
+
+
+def test_an_epsilon_that_no_noise_reaches_is_refused_by_name() -> None:
+    with pytest.raises(PrivacyError, match="no noise multiplier"):
+        calibrate_release(0.001, 0.1)

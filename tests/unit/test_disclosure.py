@@ -405,6 +405,13 @@ def test_models_that_are_due_are_deleted_though_nothing_is_told(settings: PartyS
     assert list(settings.kept_models.iterdir()) == []
 
 
+def test_a_damaged_model_keeps_nothing_else_from_being_told(settings: PartySettings) -> None:
+    set_policy(settings, ["status"])
+    settings.kept_models.mkdir()
+    (settings.kept_models / "run-1.about").write_bytes(b"damaged")
+    assert Told().teller(settings).look()
+
+
 def test_a_node_that_has_not_joined_tells_nothing(tmp_path: Path) -> None:
     told = Told()
     assert not told.teller(initialise(tmp_path / "shop", "shop", 100)).look()

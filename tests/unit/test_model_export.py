@@ -232,6 +232,25 @@ def test_a_party_that_keeps_none_keeps_none(tmp_path: Path) -> None:
     assert list((tmp_path / "models").iterdir()) == []
 
 
+def test_what_cannot_be_read_is_deleted_when_it_is_due_and_keeps_nothing_else(
+    tmp_path: Path,
+) -> None:
+    here, days = shelf(tmp_path, days=30), timedelta(days=30, hours=1)
+    for run in ("run-1", "run-2", "run-3"):
+        model = kept(source(), run=run)
+        moment = datetime.now(UTC) - timedelta(days=20 if run == "run-3" else 0)
+        here.put(model.facts.model_copy(update={"published_at": moment}), model.parameters)
+    folder = tmp_path / "models"
+    (folder / "run-1.about").write_bytes(b"damaged")
+    (folder / "run-2.about").unlink()  # a crash came between the two files
+    with pytest.raises(StoreError):
+        here.listed(datetime.now(UTC) + timedelta(days=15))
+    left = sorted(path.name for path in folder.iterdir())
+    assert left == ["run-1.about", "run-1.model", "run-2.model"]
+    assert here.listed(datetime.now(UTC) + days) == ()
+    assert list(folder.iterdir()) == []
+
+
 @pytest.mark.parametrize("ending", [".about", ".model"])
 def test_an_altered_or_foreign_file_is_refused(tmp_path: Path, ending: str) -> None:
     here = shelf(tmp_path, days=3650)
