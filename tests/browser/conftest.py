@@ -44,7 +44,8 @@ class Console:
     furnished: Furnished
 
 
-@pytest.fixture(scope="session")
+# Of each file alone: what one file decides about a plan is no other file's.
+@pytest.fixture(scope="module")
 def console(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
     """`python -m party_client.web` on a home that has everything."""
     port = free_port()

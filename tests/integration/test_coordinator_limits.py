@@ -110,12 +110,12 @@ def test_a_party_that_tells_an_impossible_size_spoils_no_dry_run(api: Asked) -> 
     api.enrol("bank", "retailer", "shop")
     api.coordinator.executor.online |= {"bank", "retailer"}
     api.disclose("bank", public_size=1, used=0.0)
-    plan = PLAN.replace(b"epsilon = 1.0", b"epsilon = 0.01\nevaluation_epsilon = 0.01").decode()
+    plan = PLAN.replace(b"epsilon = 1.0", b"epsilon = 0.001\nevaluation_epsilon = 0.001").decode()
     answer = api.call("POST", "/v1/plans/dry-run", {"plan": plan})
     assert answer.status_code == 200
     bank, retailer, _ = answer.json()["parties"]
     assert (bank["can_take_part"], bank["epsilon"]) == (False, None)
-    assert "no noise is known" in bank["why"]
+    assert "no noise multiplier reaches this epsilon" in bank["why"]
     assert retailer["can_take_part"]
 
 

@@ -33,9 +33,10 @@ ROOT = Path(__file__).parents[2]
 PUBLIC_SIZE = 700
 PEERS = ("ecommerce", "retailer")
 # reserve; intent and commit of a round and of the evaluation; close. Each of three relays of ledger
-# heads, and the manifest, writes a file and its folder. Seven messages are in the egress log.
+# heads, the manifest, the kept model and what is said of it writes a file and its folder. Seven
+# messages are in the egress log.
 LEDGER_LINES = 6
-FSYNCS = LEDGER_LINES + 4 * 2 + 7
+FSYNCS = LEDGER_LINES + 6 * 2 + 7
 
 
 @dataclass(frozen=True)
