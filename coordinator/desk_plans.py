@@ -238,5 +238,3 @@ def _cost(plan: Plan, public_size: int) -> Cost:
         )
     except PrivacyError as error:
         return Cost(fault=str(error))
-    except (ValueError, ArithmeticError):  # a party may tell a size for which no noise is defined
-        return Cost(fault="no noise is known for this plan at the public size that it tells")

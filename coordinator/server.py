@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import ssl
 import threading
 from collections.abc import Iterator
@@ -12,11 +11,11 @@ from datetime import timedelta
 
 import uvicorn
 from cryptography import x509
-from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from coordinator.api import create_app
 from coordinator.control import ControlPlane, Executor, Identity
+from coordinator.dashboard import mount
 from coordinator.desk import Desk, open_desk
 from coordinator.member_store import MemberStore
 from coordinator.operations import Operations
@@ -91,21 +90,10 @@ def open_service(settings: CoordinatorSettings, control: ControlPlane) -> Servic
         settings, control, missing=desk.missing, evidence_faults=desk.evidence_faults
     )
     app = create_app(desk, gate, settings, operations)
-    _mount_pages(app, desk, gate, settings)
+    mount(app, desk, gate, settings)
     guarded = SecurityHeaders(KnownHosts(app, hosts=host_names(settings)), tls=True, scripts=True)
     outermost = FromProxy(guarded, secret=read_proxy_secret(settings))
     return Service(settings, control, desk, gate, outermost, operations)
-
-
-def _mount_pages(app: FastAPI, desk: Desk, gate: Gate, settings: CoordinatorSettings) -> None:
-    """The pages, which are a package of their own; without it the API answers alone."""
-    try:
-        pages = importlib.import_module("coordinator.dashboard")
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("coordinator.dashboard"):
-            raise
-        return
-    pages.mount(app, desk, gate, settings)
 
 
 def host_names(settings: CoordinatorSettings) -> list[str]:

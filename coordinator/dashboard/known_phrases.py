@@ -20,7 +20,7 @@ _COSTS = (
     N_("it is not enrolled in this federation"),
     N_("it does not tell its public size, so its cost is not known"),
     N_("its cost is not computed yet: there are many public sizes; check again for the rest"),
-    N_("no noise is known for this plan at the public size that it tells"),
+    N_("no noise multiplier reaches this epsilon; ask for another epsilon"),
     N_("its lifetime budget, as it tells it, has no room for such a run"),
     N_("its node is not connected"),
     N_("the SuperLink does not answer, so whether its node is connected is not known"),
